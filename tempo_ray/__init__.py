@@ -1,0 +1,1 @@
+"""TEMPO on Ray: raw videos in, a Video LLM that knows the order of events out."""

@@ -1,0 +1,532 @@
+"""YAML files and `key=value` words -> frozen configs, one model per job.
+
+Imports neither ray nor torch, so that every job answers `--help` at once and refuses a bad config before it loads
+anything. Units are in the names or beside the fields.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+PerturbationType = Literal["drop", "shuffle", "reverse"]
+Form = Literal["caption", "clip", "video"]
+
+
+class ConfigError(ValueError):
+    """A config that cannot run; the message says what to change."""
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical JSON."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class RayConfig(Config):
+    address: str | None = None
+    """A running cluster's address (`auto` finds one); null starts Ray in this process, or joins the cluster of the job."""
+    num_cpus: int | None = None
+    """Logical CPUs of a Ray started here; null counts the machine's, at least 8, so that small actors always fit."""
+    object_store_bytes: int = 400_000_000
+    """Object store of a Ray started here."""
+    dashboard: bool = False
+    """Start the dashboard with a Ray started here."""
+
+
+class Pool(Config):
+    """An autoscaling pool of actors: each holds `cpus` and `gpus`, and takes `batch` rows at a time."""
+
+    min_size: Positive = 1
+    max_size: Positive = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    batch: Positive = 4
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        if self.max_size < self.min_size:
+            raise ValueError(f"max_size {self.max_size} is under min_size {self.min_size}; raise max_size")
+        return self
+
+
+class FramesConfig(Config):
+    """How a video becomes the frames that a model sees; the same for answers, training and serving."""
+
+    fps: float = Field(2.0, gt=0)
+    """Frames sampled per second of video."""
+    min_frames: Positive = 4
+    max_frames: Positive = 768
+    max_pixels: Positive | None = None
+    """Most pixels of one frame; null leaves it to the model's own processor."""
+
+    @model_validator(mode="after")
+    def _even(self) -> Self:
+        if self.max_frames % 2 or self.min_frames % 2 or self.max_frames < self.min_frames:
+            raise ValueError("min_frames and max_frames are even (two frames make one temporal patch), max_frames the larger")
+        return self
+
+
+# --------------------------------------------------------------------------------------------------------------- pairs
+
+
+class VideosConfig(Config):
+    input: str
+    """A folder of videos or one video file: a local path or an Arrow URI."""
+    extensions: tuple[str, ...] = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
+    limit: Positive | None = None
+    """Take the first so many files, in the order of their names; null takes all."""
+
+
+class DecodeConfig(Config):
+    short_side: Positive = 64
+    """Pixels of the shorter side of the frames that shots, similarity and sharpness are computed from."""
+    chunk_frames: Positive = 64
+    """Frames in memory at a time."""
+    max_seconds: float = Field(1200.0, gt=0)
+    """A longer video is dropped without being decoded."""
+
+
+class CutsConfig(Config):
+    adaptive_threshold: float = 3.0
+    """PySceneDetect's AdaptiveDetector: how far a frame's change stands out from its neighbours'."""
+    min_content_val: float = 15.0
+    """PySceneDetect's AdaptiveDetector: least change, on its 0 to 255 scale."""
+    min_shot_frames: Positive = 8
+    """Shorter shots are dropped."""
+    min_shot_seconds: float = 0.2
+    min_gray_range: float = 10.0
+    """Shots whose pixels span less grey than this (0 to 255) are dropped: black, white, blank."""
+
+
+class ClipsConfig(Config):
+    similarity: float = Field(0.8, ge=-1.0, le=1.0)
+    """Cuts are merged into groups while the most alike two groups are more alike than this (cosine)."""
+    encoder: str | None = None
+    """Folder or hub name of a transformers image encoder (SigLIP); null takes the weight-free colour-and-edge descriptor."""
+
+
+class VerdictConfig(Config):
+    min_cuts: Positive = 4
+    max_cuts: Positive = 32
+    max_cut_seconds: float = 16.0
+    min_clips: Positive = 4
+    max_recurrence: Positive = 3
+    """No group may make more clips than this, nor more than a third of the clips."""
+
+
+class SelectConfig(Config):
+    decode: DecodeConfig = DecodeConfig()
+    cuts: CutsConfig = CutsConfig()
+    clips: ClipsConfig = ClipsConfig()
+    verdict: VerdictConfig = VerdictConfig()
+    pool: Pool = Pool(max_size=2, cpus=1.0, batch=8)
+
+
+class SamplingConfig(Config):
+    temperature: float = Field(0.7, ge=0.0)
+    repetition_penalty: float = Field(1.05, gt=0.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    caption_tokens: Positive = 256
+    """Most tokens of a clip caption."""
+    answer_tokens: Positive = 1024
+    """Most tokens of a whole-video answer."""
+
+
+class EngineConfig(Config):
+    """What a vLLM engine is started with."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: Positive = 16384
+    max_num_seqs: Positive = 256
+    tensor_parallel_size: Positive = 1
+    kv_cache_bytes: int | None = None
+    """KV cache of one engine; null lets vLLM take its share of a GPU's memory. Required on CPU."""
+    enforce_eager: bool = False
+    """No graph capture: slower steps, faster start."""
+    in_process: bool = False
+    """Run the engine core in the actor itself: a start of seconds instead of a minute on CPU."""
+
+
+class RespondConfig(Config):
+    model: str
+    """Folder or hub name of the model that writes the answers: the one that is to be trained."""
+    form: Form = "caption"
+    types: tuple[PerturbationType, ...] = ("drop", "shuffle", "reverse")
+    strengths: tuple[Positive, ...] = (16, 8, 4, 2)
+    levels: Literal["distinct", "reference"] = "distinct"
+    """`distinct` never gives the clean order nor one order twice; `reference` is the published code, collapses and all."""
+    frames: FramesConfig = FramesConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    engine: EngineConfig = EngineConfig()
+    pool: Pool = Pool(batch=16, gpus=1.0)
+
+
+class PairsConfig(Config):
+    """The published pair rules."""
+
+    max_length_ratio: float = Field(1.5, ge=1.0)
+    """shuffle and reverse: neither answer may be over this many times the other's length."""
+    require_longer_for_drop: bool = True
+    """drop: chosen must be the longer answer."""
+    forbid_substring: bool = True
+    """chosen must not be contained in rejected."""
+
+
+class GeneratePairsConfig(Config):
+    """A folder of videos -> preference pairs."""
+
+    run: str
+    """Run directory: everything this job writes lies under it. The same command on the same run goes on where it stopped."""
+    seed: int = 0
+    videos: VideosConfig
+    select: SelectConfig = SelectConfig()
+    respond: RespondConfig
+    pairs: PairsConfig = PairsConfig()
+    ray: RayConfig = RayConfig()
+
+
+# --------------------------------------------------------------------------------------------------------------- train
+
+
+class LoraConfig(Config):
+    rank: Positive = 32
+    alpha: float = 64.0
+    dropout: Share = 0.0
+    train_vision: bool = False
+    """Adapt the vision tower too; the language model's linear layers always are."""
+
+
+class OptimizerConfig(Config):
+    """AdamW with linear warm-up and a cosine decay to zero."""
+
+    lr: float = Field(5e-6, gt=0)
+    warmup: Share = 0.05
+    """Share of the steps."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    grad_clip: float = 1.0
+
+
+class LossConfig(Config):
+    beta: float = Field(0.1, gt=0)
+    type: Literal["sigmoid", "ipo", "hinge", "robust", "simpo"] = "sigmoid"
+    nll_weight: float = Field(1.0, ge=0)
+    """Weight of the negative log-likelihood of chosen, per token. 1.0 in the published recipe."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=0.5)
+    simpo_gamma: float = 0.5
+    """SimPO's target margin."""
+
+
+class CurriculumConfig(Config):
+    order: Literal["easy_to_hard", "mixed", "hard_to_easy"] = "easy_to_hard"
+    strengths: tuple[Positive, ...] = (16, 8, 4, 2)
+    """Nominal strengths, one stage each; larger is easier to tell."""
+    epochs: Positive = 1
+    """Epochs per stage."""
+
+
+class AlignConfig(Config):
+    """Curriculum DPO."""
+
+    curriculum: CurriculumConfig = CurriculumConfig()
+    reference: Literal["stage", "initial"] = "stage"
+    """`stage`: the reference model is the one the stage starts from (as published); `initial`: the first model."""
+    loss: LossConfig = LossConfig()
+    lora: LoraConfig = LoraConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    batch: Positive = 16
+    """Pairs per optimiser step, over all workers."""
+
+
+class SftConfig(Config):
+    data: str | None = None
+    """JSON or JSONL of conversations with `<video>`; video paths are relative to the file's folder."""
+    epochs: Positive = 1
+    lora: LoraConfig | None = LoraConfig(alpha=32.0, train_vision=True)
+    """null trains every weight of the language model."""
+    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-4)
+    batch: Positive = 16
+    """Conversations per optimiser step, over all workers."""
+
+
+class DeepSpeedConfig(Config):
+    zero_stage: Literal[0, 2, 3] = 3
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    gradient_checkpointing: bool = True
+    offload_optimizer: bool = False
+
+
+class WorkersConfig(Config):
+    count: Positive = 8
+    cpus: float = 4.0
+    gpus: float = 1.0
+    max_failures: int = 3
+    """Times a stage goes on by itself from its last save after a worker died."""
+
+
+class TrainConfig(Config):
+    """Pairs -> aligned and fine-tuned model."""
+
+    run: str
+    """Run directory. A finished stage is never run again; an unfinished one goes on from its last save."""
+    recipe: Literal["pre_sft", "post_sft", "sft", "align"] = "pre_sft"
+    """`pre_sft`: alignment, then SFT (the paper); `post_sft`: SFT, then alignment; or one of the two alone."""
+    model: str
+    """Folder or hub name of the model to start from."""
+    pairs: str | None = None
+    """Folder of pair Parquet files; null takes the run's own pairs/."""
+    seed: int = 0
+    frames: FramesConfig = FramesConfig()
+    max_tokens: Positive = 16384
+    """Longest sequence, all answers of a group included; a longer one is counted and skipped by all workers alike."""
+    align: AlignConfig = AlignConfig()
+    sft: SftConfig = SftConfig()
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    workers: WorkersConfig = WorkersConfig()
+    save_every_steps: Positive = 50
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        if "sft" in self.recipe and self.sft.data is None:
+            raise ValueError(f"recipe {self.recipe} needs sft.data; name a JSON file, or set recipe=align")
+        for name, batch in (("align.batch", self.align.batch), ("sft.batch", self.sft.batch)):
+            if batch % self.workers.count:
+                raise ValueError(f"{name} {batch} is not a multiple of workers.count {self.workers.count}")
+        return self
+
+
+# --------------------------------------------------------------------------------------------------- serve and evaluate
+
+
+class ServedModel(Config):
+    name: str
+    """The model id that clients send."""
+    path: str
+    """Folder or hub name."""
+
+
+class AutoscaleConfig(Config):
+    min_replicas: Positive = 1
+    max_replicas: Positive = 1
+    target_ongoing_requests: Positive = 16
+
+
+class ServeConfig(Config):
+    """A model folder -> an OpenAI-compatible endpoint."""
+
+    run: str | None = None
+    """Run directory for the summary; null writes none."""
+    models: tuple[ServedModel, ...]
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    frames: FramesConfig = FramesConfig()
+    """How the server samples the frames of a video; as in training."""
+    engine: EngineConfig = EngineConfig()
+    device: Literal["cpu", "gpu"] = "gpu"
+    cpus: float = 1.0
+    """CPUs of one replica."""
+    autoscale: AutoscaleConfig = AutoscaleConfig()
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _exposed(self) -> Self:
+        names = [model.name for model in self.models]
+        if not names or len(set(names)) < len(names):
+            raise ValueError("models needs at least one entry, each with a name of its own")
+        if self.device == "cpu" and self.engine.kv_cache_bytes is None:
+            raise ValueError("device=cpu needs engine.kv_cache_bytes (500000000, say): vLLM takes most of the RAM otherwise")
+        return self
+
+
+class EvaluateConfig(Config):
+    """An endpoint and questions -> scores."""
+
+    run: str
+    endpoint: str = "http://127.0.0.1:8000/v1"
+    """Base URL of an OpenAI-compatible endpoint. Its token, if it wants one, is read from TEMPO_RAY_TOKEN."""
+    models: tuple[str, ...]
+    """Model ids to ask; with two or more, each is compared with the first by paired statistics."""
+    questions: str
+    """JSONL of questions; video paths are relative to the file's folder."""
+    limit: Positive | None = None
+    concurrency: Positive = 16
+    """Requests in flight."""
+    max_tokens: Positive = 64
+    timeout_s: float = 120.0
+    resamples: Positive = 10_000
+    """Bootstrap resamples for the 95% intervals."""
+    seed: int = 0
+
+
+# ----------------------------------------------------------------------------------------------------------- shapeworld
+
+
+class WorldConfig(Config):
+    """What a ShapeWorld video looks like."""
+
+    width: Annotated[int, Field(ge=32, multiple_of=2)] = 64
+    height: Annotated[int, Field(ge=32, multiple_of=2)] = 64
+    fps: Positive = 24
+    shots: tuple[Positive, Positive] = (4, 8)
+    """Fewest and most shots of a video."""
+    shot_seconds: tuple[float, float] = (1.0, 1.0)
+    """Shortest and longest shot."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        if self.shots[0] > self.shots[1] or self.shot_seconds[0] > self.shot_seconds[1]:
+            raise ValueError("shots and shot_seconds are [least, most]")
+        return self
+
+
+class MakeShapeworldConfig(Config):
+    """Nothing -> a folder of drawn videos, their stories, questions and instruction data."""
+
+    output: str
+    """Folder to write: videos/, stories.jsonl, questions.jsonl and instructions.jsonl."""
+    split: Literal["train", "heldout", "test"] = "train"
+    """No story stands in two splits."""
+    videos: Positive = 200
+    seed: int = 0
+    world: WorldConfig = WorldConfig()
+    questions_per_video: int = Field(6, ge=0)
+    instructions_per_video: int = Field(4, ge=0)
+    order_share: Share = 0.25
+    """Share of the instructions that ask for the order of events; as in real instruction data, few do."""
+    ray: RayConfig = RayConfig()
+
+
+# ------------------------------------------------------------------------------------------------------------- parsing
+
+T = TypeVar("T", bound=Config)
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for name in parents:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{dotted}: {name} holds a value, not a group of keys")
+    tree[leaf] = value
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _known(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    """The field names valid where `path` went wrong."""
+    fields: Any = model
+    for name in path[:-1]:
+        if isinstance(name, int):
+            continue
+        annotation = fields.model_fields[name].annotation if name in getattr(fields, "model_fields", {}) else None
+        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
+        if not inner:
+            return []
+        fields = inner[0]
+    return list(getattr(fields, "model_fields", {}))
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: no such key; keys here: {', '.join(_known(model, problem['loc']))}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: missing; give it in the config file or as {where}=VALUE")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message}" if where else message)
+    return "\n".join(lines)
+
+
+def load_config(model: type[T], file: str | None, overrides: list[str]) -> T:
+    """The config of a job from a YAML file and then `dotted.key=value` words; values are read as YAML.
+
+    Raises ConfigError with one line per problem, each naming the key and the fix.
+    """
+    tree: dict[str, Any] = {}
+    if file is not None:
+        try:
+            tree = yaml.safe_load(Path(file).read_text()) or {}
+        except OSError as error:
+            raise ConfigError(f"--config {file}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--config {file}: not YAML: {error}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--config {file}: holds no keys; expected a YAML mapping")
+    extra: dict[str, Any] = {}
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if not equals or not key or key.startswith("-"):
+            raise ConfigError(f"{word}: not understood; overrides are written key=value, for example seed=1")
+        try:
+            _set(extra, key, yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{word}: the value is not YAML") from error
+    try:
+        return model.model_validate(_merge(tree, extra))
+    except ValidationError as error:
+        raise ConfigError(_explain(model, error)) from error
+
+
+def describe(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """One line per key: dotted name, default, and what it means."""
+    lines = []
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
+        if inner and not str(annotation).startswith("tuple"):
+            lines += describe(inner[0], f"{prefix}{name}.")
+            continue
+        default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), default=str)
+        meaning = " ".join((field.description or "").split())
+        lines.append(f"  {prefix}{name}  [{default}]" + (f"\n      {meaning}" if meaning else ""))
+    return lines
+
+
+def parse_args(model: type[T], doc: str, argv: list[str] | None = None) -> T:
+    """`[--config FILE] [key=value ...]` -> config. Prints help or the mistake, and exits, where there is no config."""
+    words = sys.argv[1:] if argv is None else argv
+    if "-h" in words or "--help" in words:
+        print(doc.strip(), "", "Keys:", *describe(model), sep="\n")
+        raise SystemExit(0)
+    file = None
+    overrides = []
+    rest = iter(words)
+    try:
+        for word in rest:
+            if word == "--config":
+                file = next(rest, None)
+                if file is None:
+                    raise ConfigError("--config needs a file")
+            elif word.startswith("--config="):
+                file = word.removeprefix("--config=")
+            else:
+                overrides.append(word)
+        return load_config(model, file, overrides)
+    except ConfigError as error:
+        print(f"{error}", file=sys.stderr)
+        raise SystemExit(2) from None

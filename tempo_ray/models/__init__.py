@@ -1,0 +1,1 @@
+"""Video LLMs: loading, processing, positions, and the vLLM engine."""

@@ -1,0 +1,118 @@
+"""A model folder -> weights, processor and wording; a message -> token ids, pixels and positions.
+
+`encode` is the one way from a message to model input in this project: training uses its tensors, and vLLM, given
+`chat_text` and the same frames, builds the same.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig, PreTrainedModel
+
+from tempo_ray.models.frames import Frames
+from tempo_ray.models.positions import mrope_positions
+
+SUPPORTED = ("qwen2_5_vl", "qwen3_vl")
+_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+
+
+class NotAModel(ValueError):
+    """The path holds no model that this project can use; the message says what is wrong."""
+
+
+def check_model(path: str) -> None:
+    """Raises NotAModel where a local path is no folder of a supported model. Reads the config only; imports no weights."""
+    folder = Path(path)
+    if not folder.exists() and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
+        raise NotAModel(f"{path}: no such folder; name a model folder in the Hugging Face layout")
+    if not folder.exists():
+        return  # a hub name
+    config = folder / "config.json"
+    if not config.is_file():
+        raise NotAModel(f"{path}: no config.json in it; name a model folder in the Hugging Face layout")
+    try:
+        model_type = json.loads(config.read_text()).get("model_type")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise NotAModel(f"{config}: not a model config ({error})") from error
+    if model_type not in SUPPORTED:
+        raise NotAModel(f"{path}: model_type {model_type} is not supported; use one of {', '.join(SUPPORTED)}")
+    if not any(folder.glob("*.safetensors")):
+        raise NotAModel(f"{path}: no *.safetensors in it; only safetensors weights are loaded")
+
+
+def prompts_name(path: str) -> str:
+    """Which prompt set the model is asked with: from tempo_ray.json in its folder, `default` otherwise."""
+    file = Path(path) / "tempo_ray.json"
+    return json.loads(file.read_text()).get("prompts", "default") if file.is_file() else "default"
+
+
+@lru_cache(maxsize=4)
+def load_processor(path: str) -> Any:
+    return AutoProcessor.from_pretrained(path)
+
+
+def load_model_config(path: str) -> PretrainedConfig:
+    return AutoConfig.from_pretrained(path)
+
+
+def load_model(path: str, dtype: torch.dtype) -> PreTrainedModel:
+    return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+
+
+def user_message(parts: Sequence[str | None]) -> list[dict[str, Any]]:
+    """One user turn; None stands for a video, in the order of the frames given beside it."""
+    content = [{"type": "video"} if part is None else {"type": "text", "text": part} for part in parts]
+    return [{"role": "user", "content": content}]
+
+
+def chat_text(processor: Any, parts: Sequence[str | None]) -> str:
+    """The prompt as text, up to where the assistant's answer begins; one placeholder a video."""
+    return processor.apply_chat_template(user_message(parts), add_generation_prompt=True, tokenize=False)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sequence: `input_ids` (tokens,), `positions` (3, tokens), and the videos' patches, None without a video."""
+
+    input_ids: np.ndarray
+    positions: np.ndarray
+    pixel_values_videos: torch.Tensor | None
+    video_grid_thw: torch.Tensor | None
+
+
+def encode(processor: Any, config: PretrainedConfig, texts: Sequence[str], videos: Sequence[Sequence[Frames]]) -> list[Encoded]:
+    """Texts from `chat_text` (an answer may follow), and the videos of each -> model input.
+
+    The markers round a Qwen3-VL video go: transformers 5.19 leaves them standing around the per-frame ones; the model's
+    pre-training and vLLM do not.
+    """
+    flat = [one for group in videos for one in group]
+    if config.model_type == "qwen3_vl":
+        texts = [text.replace(_VIDEO, "<|video_pad|>") for text in texts]
+    kwargs: dict[str, Any] = {}
+    if flat:
+        metadata = [one.metadata | {"frames_indices": list(one.metadata["frames_indices"])} for one in flat]
+        kwargs = {"videos": [one.pixels for one in flat], "video_metadata": metadata, "do_sample_frames": False}
+    out = processor(text=list(texts), **kwargs)
+    grids = out["video_grid_thw"] if flat else None
+    seconds = out.get("second_per_grid_ts")
+    patches = torch.split(out["pixel_values_videos"], grids.prod(-1).tolist()) if grids is not None else ()
+    encoded = []
+    start = 0
+    for ids, group in zip(out["input_ids"], videos, strict=True):
+        ids = np.asarray(ids)
+        end = start + len(group)
+        if grids is None or not group:
+            encoded.append(Encoded(ids, mrope_positions(config, ids), None, None))
+            continue
+        between = None if seconds is None else [float(one) for one in seconds[start:end]]
+        positions = mrope_positions(config, ids, grids[start:end].numpy(), between)
+        encoded.append(Encoded(ids, positions, torch.cat(patches[start:end]), grids[start:end]))
+        start = end
+    return encoded

@@ -1,0 +1,90 @@
+"""A run directory -> where each hand-off lives in it; and files on any of Arrow's file systems."""
+
+import posixpath
+from dataclasses import dataclass
+
+from pyarrow import fs
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Every path of a run. `root` is a local path or any URI that Arrow's file systems know (s3://, gs://)."""
+
+    root: str
+
+    def _join(self, *parts: str) -> str:
+        return posixpath.join(self.root.rstrip("/") or "/", *parts)
+
+    def config(self, job: str) -> str:
+        """The resolved config that a job ran with."""
+        return self._join("config", f"{job}.yaml")
+
+    def summary(self, job: str) -> str:
+        """What a job did, in counts; written when it ends, well or not."""
+        return self._join("summary", f"{job}.json")
+
+    @property
+    def videos(self) -> str:
+        """The manifest: one row per input file."""
+        return self._join("videos")
+
+    @property
+    def answers(self) -> str:
+        """One row per video: cuts, clips, captions, clean and perturbed answers, or why there are none."""
+        return self._join("answers")
+
+    @property
+    def ledger(self) -> str:
+        """Ray Data's row-id checkpoint of the answers."""
+        return self._join("ledger")
+
+    @property
+    def pairs(self) -> str:
+        return self._join("pairs")
+
+    @property
+    def train(self) -> str:
+        """Ray Train's storage: one folder per stage."""
+        return self._join("train")
+
+    def stage(self, name: str) -> str:
+        """What a finished stage leaves: adapter/, merged/ and stage.json."""
+        return self._join("stages", name)
+
+    @property
+    def model(self) -> str:
+        """The merged model at the end of training, in the Hugging Face layout."""
+        return self._join("model")
+
+    def scores(self, model: str) -> str:
+        """One row per question that a model was asked."""
+        return self._join("scores", f"{model}.parquet")
+
+
+def resolve(uri: str) -> tuple[fs.FileSystem, str]:
+    """URI or local path -> Arrow file system and the path in it."""
+    if "://" in uri:
+        return fs.FileSystem.from_uri(uri)
+    return fs.LocalFileSystem(), uri
+
+
+def exists(uri: str) -> bool:
+    filesystem, path = resolve(uri)
+    return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file. Raises FileNotFoundError or another OSError."""
+    filesystem, path = resolve(uri)
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read()
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Writes the file, whole or not at all: beside it first, then renamed. Makes the folders on the way."""
+    filesystem, path = resolve(uri)
+    filesystem.create_dir(posixpath.dirname(path), recursive=True)
+    part = f"{path}.part"
+    with filesystem.open_output_stream(part) as stream:
+        stream.write(data)
+    filesystem.move(part, path)

@@ -1,0 +1,176 @@
+"""A family's name -> a model folder in the Hugging Face layout, with random weights.
+
+Stock architectures and stock processors: transformers and vLLM load the folder with no code of ours.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+
+from tempo_ray.data import prompts
+from tempo_ray.shapeworld import language, story
+
+Family = Literal["qwen2_5_vl", "qwen3_vl"]
+FAMILIES: tuple[Family, ...] = ("qwen2_5_vl", "qwen3_vl")
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+CONTEXT = 4096
+PATCH, MERGE = 16, 2
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] in ['video', 'video_url'] %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif part['type'] in ['image', 'image_url'] %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _corpus() -> list[str]:
+    """Enough of everything that is ever said in ShapeWorld."""
+    rng = np.random.default_rng(0)
+    lines = list(prompts.SHAPEWORLD.describe) * 20
+    lines += [prompts.SHAPEWORLD.first_clip, prompts.SHAPEWORLD.next_clip, prompts.SHAPEWORLD.whole_from_clips] * 20
+    lines += ["<0.2 seconds> <1.5 seconds> 0 1 2 3 4 5 6 7 8 9", "user\nassistant\nsystem\n", prompts.CAPTION_MARK] * 20
+    for index in range(1500):
+        drawn = story.draw_story(rng, int(rng.integers(4, 12)))
+        lines.append(language.caption(drawn.events, index))
+        lines += prompts.SHAPEWORLD.whole_by_caption([event.text() for event in drawn.events])  # type: ignore[arg-type]
+        lines += [question.text for question in language.ask(drawn, rng, 6, 0.5)]
+        lines += [" yes no", f" new: {drawn.events[0].thing}"]
+    return lines
+
+
+def make_tokenizer() -> Qwen2Tokenizer:
+    """Byte-level BPE in which nearly every word of ShapeWorld is one token."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = Qwen2Tokenizer()._tokenizer.pre_tokenizer
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024 - len(SPECIAL), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+    )
+    bpe.train_from_iterator(_corpus(), trainer)
+    learned = json.loads(bpe.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=learned["vocab"],
+        merges=[tuple(merge) for merge in learned["merges"]],
+        model_max_length=CONTEXT,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens={
+            "image_token": "<|image_pad|>",
+            "video_token": "<|video_pad|>",
+            "vision_start_token": "<|vision_start|>",
+            "vision_end_token": "<|vision_end|>",
+        },
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL}, replace_extra_special_tokens=False)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def make_processor(family: Family, tokenizer: Qwen2Tokenizer) -> ProcessorMixin:
+    side = PATCH * MERGE
+    shared = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
+    image = Qwen2VLImageProcessor(size={"shortest_edge": side * side, "longest_edge": 128 * 128}, **shared)
+    if family == "qwen2_5_vl":
+        video = Qwen2VLVideoProcessor(
+            size={"shortest_edge": side * side, "longest_edge": 64 * 64}, cap_pixels_per_frame=False, **shared
+        )
+        return Qwen2_5_VLProcessor(image, tokenizer, video, chat_template=CHAT_TEMPLATE)
+    # Qwen3-VL counts the pixels of all frames together
+    video = Qwen3VLVideoProcessor(
+        size={"shortest_edge": 2 * side * side, "longest_edge": 768 * 64 * 64},
+        cap_pixels_per_frame=True,
+        max_video_tokens=4,
+        **shared,
+    )
+    return Qwen3VLProcessor(image, tokenizer, video, chat_template=CHAT_TEMPLATE)
+
+
+def make_model(family: Family, tokenizer: Qwen2Tokenizer, hidden: int = 192, layers: int = 4) -> PreTrainedModel:
+    def token(name: str) -> int:
+        return int(tokenizer.convert_tokens_to_ids(name))
+
+    ids = {
+        "image_token_id": token("<|image_pad|>"),
+        "video_token_id": token("<|video_pad|>"),
+        "vision_start_token_id": token("<|vision_start|>"),
+        "vision_end_token_id": token("<|vision_end|>"),
+    }
+    text = {
+        "vocab_size": 1024,
+        "hidden_size": hidden,
+        "intermediate_size": hidden * 8 // 3,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 64,
+        "num_key_value_heads": hidden // 64,
+        "max_position_embeddings": CONTEXT,
+        "bos_token_id": None,
+        "eos_token_id": token("<|im_end|>"),
+        "pad_token_id": token("<|endoftext|>"),
+    }
+    vision = {
+        "depth": 3,
+        "hidden_size": 128,
+        "num_heads": 4,
+        "intermediate_size": 320,
+        "patch_size": PATCH,
+        "spatial_merge_size": MERGE,
+        "temporal_patch_size": 2,
+        "out_hidden_size": hidden,
+    }
+    if family == "qwen2_5_vl":
+        rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [8, 12, 12]}
+        seen = vision | {"fullatt_block_indexes": [0, 1, 2], "window_size": 64, "tokens_per_second": 2}
+        config = Qwen2_5_VLConfig(
+            text_config=text | {"rope_parameters": rope}, vision_config=seen, tie_word_embeddings=True, **ids
+        )
+        return Qwen2_5_VLForConditionalGeneration(config)
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [12, 10, 10], "mrope_interleaved": True}
+    seen = vision | {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 256}
+    config = Qwen3VLConfig(
+        text_config=text | {"rope_parameters": rope, "head_dim": 64},
+        vision_config=seen,
+        tie_word_embeddings=True,
+        **ids,
+    )
+    return Qwen3VLForConditionalGeneration(config)
+
+
+def save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """The whole folder: weights, processor, generation config, and which prompts the model is asked with."""
+    model.to(dtype).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    tokenizer = processor.tokenizer
+    GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
+    (folder / "tempo_ray.json").write_text(json.dumps({"prompts": "shapeworld"}) + "\n")
+
+
+def make_random(family: Family, folder: Path, seed: int = 0) -> None:
+    """A loadable model that has learnt nothing: for tests of everything but quality."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer()
+    save(make_model(family, tokenizer), make_processor(family, tokenizer), folder)
+    AutoModelForImageTextToText.from_pretrained(folder)
