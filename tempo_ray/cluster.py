@@ -9,8 +9,9 @@ from tempo_ray.config import RayConfig
 from tempo_ray.job import BadInput
 
 
-def connect(config: RayConfig) -> None:
-    """Connects this process to Ray. Inside `ray job submit` that is the job's cluster.
+def connect(config: RayConfig, worker_logs: bool = True) -> None:
+    """Connects this process to Ray. Inside `ray job submit` that is the job's cluster. `worker_logs` brings the output of
+    all workers to this terminal.
 
     Raises BadInput where `config.address` names a cluster that does not answer.
     """
@@ -19,7 +20,7 @@ def connect(config: RayConfig) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS")
     if address:
         try:
-            ray.init(address=address, logging_level=logging.WARNING)
+            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=worker_logs)
         except (ConnectionError, ValueError) as error:
             raise BadInput(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
         return
@@ -31,4 +32,5 @@ def connect(config: RayConfig) -> None:
         object_store_memory=config.object_store_bytes,
         include_dashboard=config.dashboard,
         logging_level=logging.WARNING,
+        log_to_driver=worker_logs,
     )

@@ -96,6 +96,8 @@ class DecodeConfig(Config):
     """Pixels of the shorter side of the frames that shots, similarity and sharpness are computed from."""
     chunk_frames: Positive = 64
     """Frames in memory at a time."""
+    embed_pixels: Positive = 512 * 512
+    """Most pixels of the frames that are compared for likeness."""
     max_seconds: float = Field(1200.0, gt=0)
     """A longer video is dropped without being decoded."""
 
@@ -115,6 +117,8 @@ class CutsConfig(Config):
 class ClipsConfig(Config):
     similarity: float = Field(0.8, ge=-1.0, le=1.0)
     """Cuts are merged into groups while the most alike two groups are more alike than this (cosine)."""
+    descriptor_similarity: float = Field(0.9, ge=0.0, le=1.0)
+    """The same for the colour-and-edge descriptor, whose cosines run higher."""
     encoder: str | None = None
     """Folder or hub name of a transformers image encoder (SigLIP); null takes the weight-free colour-and-edge descriptor."""
 
@@ -170,6 +174,8 @@ class RespondConfig(Config):
     levels: Literal["distinct", "reference"] = "distinct"
     """`distinct` never gives the clean order nor one order twice; `reference` is the published code, collapses and all."""
     frames: FramesConfig = FramesConfig()
+    key_frame_pixels: Positive = 602_112
+    """Most pixels of a key frame, 768 x 28 x 28 by default: what Qwen2.5-VL's processor allows a frame."""
     sampling: SamplingConfig = SamplingConfig()
     engine: EngineConfig = EngineConfig()
     pool: Pool = Pool(batch=16, gpus=1.0)
@@ -327,6 +333,18 @@ class AutoscaleConfig(Config):
     target_ongoing_requests: Positive = 16
 
 
+class GuardConfig(Config):
+    """What one request to the endpoint may be. Its tokens are bounded by engine.max_model_len, its frames by frames.max_frames."""
+
+    max_body_bytes: Positive = 100_000_000
+    """Most bytes of a request, fetched videos included; base64 takes 4 bytes for 3."""
+    max_videos: Positive = 4
+    """Most videos, and most images, of a request."""
+    max_answers: Positive = 8
+    """Most answers to a request (its `n`)."""
+    fetch_timeout_s: float = Field(60.0, gt=0)
+
+
 class ServeConfig(Config):
     """A model folder -> an OpenAI-compatible endpoint."""
 
@@ -337,6 +355,7 @@ class ServeConfig(Config):
     port: int = Field(8000, ge=1, le=65535)
     frames: FramesConfig = FramesConfig()
     """How the server samples the frames of a video; as in training."""
+    guard: GuardConfig = GuardConfig()
     engine: EngineConfig = EngineConfig()
     device: Literal["cpu", "gpu"] = "gpu"
     cpus: float = 1.0
@@ -383,7 +402,7 @@ class WorldConfig(Config):
     width: Annotated[int, Field(ge=32, multiple_of=2)] = 64
     height: Annotated[int, Field(ge=32, multiple_of=2)] = 64
     fps: Positive = 24
-    shots: tuple[Positive, Positive] = (4, 8)
+    shots: tuple[Positive, Positive] = (4, 6)
     """Fewest and most shots of a video."""
     shot_seconds: tuple[float, float] = (1.0, 1.0)
     """Shortest and longest shot."""
@@ -410,6 +429,19 @@ class MakeShapeworldConfig(Config):
     order_share: Share = 0.25
     """Share of the instructions that ask for the order of events; as in real instruction data, few do."""
     ray: RayConfig = RayConfig()
+
+
+class DemoConfig(Config):
+    """Everything from nothing: corpus, pairs, two trained models, endpoint, scores, picture."""
+
+    run: str = "runs/demo"
+    """A finished run is made anew; an unfinished one goes on where it stopped."""
+    config: str = "jobs/configs/embedded.yaml"
+    """The sections of this file are what the jobs run with."""
+    seed: int = 0
+    train_videos: Positive = 160
+    test_videos: Positive = 120
+    port: int = Field(8000, ge=1, le=65535)
 
 
 # ------------------------------------------------------------------------------------------------------------- parsing
@@ -462,9 +494,10 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def load_config(model: type[T], file: str | None, overrides: list[str]) -> T:
+def load_config(model: type[T], file: str | None, overrides: list[str], section: str | None = None) -> T:
     """The config of a job from a YAML file and then `dotted.key=value` words; values are read as YAML.
 
+    A file may hold the configs of several jobs, each under the job's name: then `section` is the one that is read.
     Raises ConfigError with one line per problem, each naming the key and the fix.
     """
     tree: dict[str, Any] = {}
@@ -477,6 +510,8 @@ def load_config(model: type[T], file: str | None, overrides: list[str]) -> T:
             raise ConfigError(f"--config {file}: not YAML: {error}") from error
         if not isinstance(tree, dict):
             raise ConfigError(f"--config {file}: holds no keys; expected a YAML mapping")
+        if section in tree:
+            tree = tree[section] or {}
     extra: dict[str, Any] = {}
     for word in overrides:
         key, equals, value = word.partition("=")
@@ -507,11 +542,11 @@ def describe(model: type[BaseModel], prefix: str = "") -> list[str]:
     return lines
 
 
-def parse_args(model: type[T], doc: str, argv: list[str] | None = None) -> T:
+def parse_args(model: type[T], doc: str | None, argv: list[str] | None = None, section: str | None = None) -> T:
     """`[--config FILE] [key=value ...]` -> config. Prints help or the mistake, and exits, where there is no config."""
     words = sys.argv[1:] if argv is None else argv
     if "-h" in words or "--help" in words:
-        print(doc.strip(), "", "Keys:", *describe(model), sep="\n")
+        print((doc or "").strip(), "", "Keys:", *describe(model), sep="\n")
         raise SystemExit(0)
     file = None
     overrides = []
@@ -526,7 +561,7 @@ def parse_args(model: type[T], doc: str, argv: list[str] | None = None) -> T:
                 file = word.removeprefix("--config=")
             else:
                 overrides.append(word)
-        return load_config(model, file, overrides)
+        return load_config(model, file, overrides, section)
     except ConfigError as error:
         print(f"{error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,0 +1,154 @@
+"""Serve models on an OpenAI-compatible endpoint, until interrupted.
+
+    python jobs/serve.py --config jobs/configs/serve.yaml
+    python jobs/serve.py 'models=[{name: tempo, path: runs/one/model}]' port=8000
+    python jobs/serve.py 'models=[{name: tiny, path: models/tiny}]' device=cpu engine.kv_cache_bytes=200000000 \\
+        engine.in_process=true engine.enforce_eager=true engine.max_model_len=4096 engine.dtype=float32
+
+Prints `ready: http://HOST:PORT/v1` when every model answers. With the environment variable TEMPO_RAY_TOKEN set, clients
+send its value as a bearer token; without it, only this machine may ask, and host must stay 127.0.0.1.
+"""
+
+import logging
+import os
+import signal
+import socket
+import time
+from types import FrameType
+
+from tempo_ray.config import ServeConfig, parse_args
+from tempo_ray.job import BadInput, running
+
+APP = "tempo_ray"
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM came."""
+
+
+class RayIsGone(Exception):
+    """The cluster under the endpoint has ended."""
+
+
+def main() -> None:
+    config = parse_args(ServeConfig, __doc__ or "")
+    stop_on_signals()
+    alive = True
+    try:
+        with running("serve", config.run, config) as counts:
+            began = time.monotonic()
+            check(config)
+            deploy(config)
+            counts["seconds_to_ready"] = round(time.monotonic() - began, 1)
+            announce(config, counts["seconds_to_ready"])
+            try:
+                watch()
+            except Stopped:
+                counts["stopped"] = True
+    except Stopped:
+        pass  # during the start; the summary says so
+    except RayIsGone as gone:
+        alive = False
+        raise SystemExit(str(gone)) from None
+    finally:
+        end(alive)
+
+
+def check(config: ServeConfig) -> None:
+    """Raises BadInput for what would only fail after an engine's start."""
+    from tempo_ray.serve.guard import check_exposure, read_token
+
+    check_exposure(config.host, read_token())
+    check_port(config.host, config.port)
+    if config.engine.in_process and config.device == "gpu":
+        raise BadInput("engine.in_process serves on CPU; set engine.in_process=false, or device=cpu")
+    if config.frames.max_pixels is not None:
+        raise BadInput("frames.max_pixels is not served; set the size in the model folder's processor config instead")
+    for model in config.models:
+        if ":" in model.name:
+            raise BadInput(f"models: {model.name}: a name with a colon means an adapter of the model before it; choose another")
+    check_models([model.path for model in config.models])
+
+
+def check_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise BadInput(f"{host}:{port}: {error.strerror}; choose another port=") from None
+
+
+def check_models(paths: list[str]) -> None:
+    from tempo_ray.models.check import NotAModel, check_model
+
+    for path in paths:
+        try:
+            check_model(path)
+        except NotAModel as error:
+            raise BadInput(str(error)) from None
+
+
+def deploy(config: ServeConfig) -> None:
+    """Returns when every model is ready."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from ray import serve
+
+    from tempo_ray.cluster import connect
+
+    connect(config.ray)
+    stop_on_signals()  # Ray has put its own handler of SIGTERM in the place of ours
+    quiet = {"log_level": "WARNING"}
+    serve.start(http_options={"host": config.host, "port": config.port}, logging_config=quiet)
+    from tempo_ray.serve.app import build_app
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.run(build_app(config), name=APP, route_prefix="/", logging_config=quiet)
+
+
+def announce(config: ServeConfig, seconds: float) -> None:
+    from tempo_ray.serve.guard import TOKEN_VARIABLE, read_token
+
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    url = f"http://{host}:{config.port}/v1"
+    names = [model.name for model in config.models]
+    print(f"{len(names)} model(s) after {seconds} s: {', '.join(names)}. To ask one:\n")
+    print('echo \'{"model": "' + names[0] + '", "messages": [{"role": "user", "content": [')
+    print('  {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,\'$(base64 -w0 VIDEO.mp4)\'"}},')
+    print('  {"type": "text", "text": "What happens first?"}]}]}\' |')
+    token = f' -H "Authorization: Bearer ${TOKEN_VARIABLE}"' if read_token() else ""
+    print(f"  curl {url}/chat/completions -H 'Content-Type: application/json'{token} -d @-\n")
+    print(f"ready: {url}", flush=True)
+
+
+def watch() -> None:
+    """Waits for ever; raises RayIsGone where there is nothing left to wait for."""
+    import ray
+
+    while any(node["Alive"] for node in ray.nodes()):
+        time.sleep(5)
+    raise RayIsGone("Ray stopped under the endpoint; its logs are in /tmp/ray/session_latest/logs")
+
+
+def end(alive: bool) -> None:
+    import ray
+    from ray import serve
+
+    if ray.is_initialized():
+        if alive:
+            serve.shutdown()
+        ray.shutdown()
+
+
+def stop_on_signals() -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.SIG_IGN)
+        raise Stopped
+
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Kept videos -> clip captions, then clean and perturbed answers, by one engine with all requests in flight together."""
+
+import hashlib
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tempo_ray.config import RespondConfig
+from tempo_ray.data import perturb
+from tempo_ray.data.decode import frames_at
+from tempo_ray.data.prompts import Part, PromptSet, Show, read_caption
+from tempo_ray.models.engine import Completion, Engine, Request
+from tempo_ray.models.frames import Frames, UnreadableVideo
+
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "tempo_ray/answer")
+
+Row = dict[str, Any]
+KeyFrames = dict[int, np.ndarray]
+
+
+def request_seed(*key: object) -> int:
+    """A sampling seed that depends on the key alone: a video answered again gets the same texts from the same engine."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:4], "little") & 0x7FFFFFFF
+
+
+def read_key_frames(row: Row, max_pixels: int) -> KeyFrames:
+    """Every key frame of a row's clips, by frame number. Raises UnreadableVideo or OSError."""
+    wanted = [index for clip in row["clips"] for index in clip["key_frames"]]
+    return frames_at(row["uri"], row["decoder"], wanted, max_pixels)
+
+
+def shown(row: Row, key_frames: KeyFrames, clips: Sequence[int], fps: float) -> Frames:
+    """The key frames of those clips as one video; its times are those of the order presented, so that none leaks."""
+    pixels = [key_frames[index] for clip in clips for index in row["clips"][clip]["key_frames"]]
+    return Frames.presented(np.stack(pixels), fps)
+
+
+def make_request(row: Row, key_frames: KeyFrames, parts: Sequence[Part], fps: float, max_tokens: int, seed: int) -> Request:
+    videos = tuple(shown(row, key_frames, part.clips, fps) for part in parts if isinstance(part, Show))
+    return Request(tuple(part if isinstance(part, str) else None for part in parts), videos, max_tokens, seed)
+
+
+def whole_parts(row: Row, order: Sequence[int], config: RespondConfig, prompts: PromptSet, paraphrase: int) -> list[Part]:
+    """What stands for the video, its clips in `order`: clean and perturbed answers differ in this argument alone."""
+    if config.form == "caption":
+        return prompts.whole_by_caption([row["clips"][clip]["caption"] for clip in order])
+    if config.form == "clip":
+        return prompts.whole_by_clip(order)
+    return prompts.whole_by_video(order, paraphrase)
+
+
+def orders_of(row: Row, config: RespondConfig, seed: int) -> list[tuple[str, int | None, perturb.Order]]:
+    """Perturbation, strength and order of every answer wanted for a video; the clean one first."""
+    n = len(row["clips"])
+    draw = perturb.distinct if config.levels == "distinct" else perturb.reference
+    perturbed = draw(n, config.types, config.strengths, seed, row["video_id"])
+    return [("clean", None, tuple(range(n))), *((one.type, one.strength, one.order) for one in perturbed)]
+
+
+def parts_text(parts: Sequence[Part]) -> str:
+    """A message as one text; a video stands as the clips it shows."""
+    return "\n".join(part if isinstance(part, str) else f"<video: clips {list(part.clips)}>" for part in parts)
+
+
+class Answerer:
+    """Rows of schema.ANSWERS in, the same rows out: those kept have captions and answers now."""
+
+    def __init__(self, generate: Callable[[Sequence[Request]], list[Completion]], prompts: PromptSet, config: RespondConfig, seed: int) -> None:
+        self._generate = generate
+        self._prompts = prompts
+        self._config = config
+        self._seed = seed
+
+    def __call__(self, rows: Sequence[Row]) -> None:
+        frames: dict[str, KeyFrames] = {}
+        for row in rows:
+            if row["status"] != "kept":
+                continue
+            try:
+                frames[row["video_id"]] = read_key_frames(row, self._config.key_frame_pixels)
+            except UnreadableVideo as error:
+                row.update(status="failed", reason="undecodable", failed_at="respond", message=str(error))
+        kept = [row for row in rows if row["video_id"] in frames]
+        self._caption(kept, frames)
+        self._answer(kept, frames)
+
+    def _caption(self, rows: Sequence[Row], frames: dict[str, KeyFrames]) -> None:
+        """Difference captions: each clip but the first is shown beside the one before it."""
+        clips = [(row, clip) for row in rows for clip in range(len(row["clips"]))]
+        requests = []
+        for row, clip in clips:
+            parts = self._prompts.caption_next_clip(clip - 1, clip) if clip else self._prompts.caption_first_clip(0)
+            seed = request_seed(self._seed, row["video_id"], "caption", clip)
+            requests.append(self._request(row, frames, parts, self._config.sampling.caption_tokens, seed))
+        for (row, clip), done in zip(clips, self._generate(requests), strict=True):
+            row["clips"][clip].update(caption=read_caption(done.text), caption_finish_reason=done.finish_reason)
+
+    def _answer(self, rows: Sequence[Row], frames: dict[str, KeyFrames]) -> None:
+        wanted = []
+        for row in rows:
+            paraphrase = request_seed(self._seed, row["video_id"], "paraphrase")
+            for kind, strength, order in orders_of(row, self._config, self._seed):
+                parts = whole_parts(row, order, self._config, self._prompts, paraphrase)
+                seed = request_seed(self._seed, row["video_id"], self._config.form, kind, strength)
+                request = self._request(row, frames, parts, self._config.sampling.answer_tokens, seed)
+                wanted.append((row, kind, strength, order, parts, request))
+        answers = self._generate([one[-1] for one in wanted])
+        for row in rows:
+            row["answers"] = []
+        for (row, kind, strength, order, parts, request), done in zip(wanted, answers, strict=True):
+            key = f"{row['video_id']}/{self._config.form}/{kind}/{strength}/{order}/{request.seed}/{row['model_hash']}"
+            row["answers"].append(
+                {
+                    "answer_id": str(uuid.uuid5(_NAMESPACE, key)),
+                    "form": self._config.form,
+                    "perturbation": kind,
+                    "strength": strength,
+                    "order": list(order),
+                    "order_distance": perturb.order_distance(order),
+                    "kept_share": len(order) / len(row["clips"]),
+                    "prompt": parts_text(parts),
+                    "text": done.text,
+                    "seed": request.seed,
+                    "prompt_tokens": done.prompt_tokens,
+                    "completion_tokens": done.completion_tokens,
+                    "finish_reason": done.finish_reason,
+                }
+            )
+
+    def _request(self, row: Row, frames: dict[str, KeyFrames], parts: Sequence[Part], max_tokens: int, seed: int) -> Request:
+        return make_request(row, frames[row["video_id"]], parts, self._config.frames.fps, max_tokens, seed)
+
+
+def make_engine(config: RespondConfig, threads: int) -> Engine:
+    return Engine(config.model, config.engine, config.sampling, threads)

@@ -1,0 +1,1 @@
+"""An endpoint and questions -> scores, order-sensitivity, paired statistics."""

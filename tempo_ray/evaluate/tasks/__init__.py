@@ -1,0 +1,1 @@
+"""One file per benchmark: what is asked, and when an answer is right."""

@@ -1,0 +1,1 @@
+"""What a run left -> tables and pictures for people."""

@@ -1,0 +1,186 @@
+"""Serve config -> a Ray Serve application: one vLLM deployment a model, and the guarded OpenAI ingress before them.
+
+Everything that answers is ray.serve.llm's; ours are the settings (frames as in training, a finite autoscaling target), the
+guard, `/health`, and an engine in the replica's own process where the config asks for it.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
+from ray import serve
+from ray.exceptions import RayError
+from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException, to_model_metadata
+from ray.llm._internal.serve.core.ingress.ingress import init
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from ray.serve.deployment import Application
+from ray.serve.exceptions import RayServeException
+from ray.serve.llm import LLMConfig, build_llm_deployment
+from ray.serve.llm.deployment import LLMServer
+from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+from tempo_ray.config import ServeConfig, ServedModel
+from tempo_ray.models.engine import engine_kwargs, model_hash
+from tempo_ray.models.vlm import load_model_config, load_processor
+from tempo_ray.serve.engine import know_architectures, start_in_process
+from tempo_ray.serve.guard import Guard, error_body, read_token
+
+HEALTH_TIMEOUT_S = 10.0
+
+ENDPOINTS = {
+    "models": lambda app: app.get("/v1/models"),
+    "model_data": lambda app: app.get("/v1/models/{model:path}"),
+    "chat": lambda app: app.post("/v1/chat/completions"),
+    "completions": lambda app: app.post("/v1/completions"),
+    "health": lambda app: app.get("/health"),
+}
+
+
+class NoDownload(CallbackBase):
+    """Ray would first start a worker on each node to fetch the model; vLLM finds a folder, or fetches a hub name, itself."""
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+
+
+class InProcessEngine(VLLMEngine):
+    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+        know_architectures(self.llm_config.model_loading_config.model_source)
+        return super()._prepare_engine_config(callback_ctx)
+
+    def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
+        return start_in_process(vllm_engine_config, not vllm_engine_args.disable_log_stats, [RayPrometheusStatLogger])
+
+
+class Server(LLMServer):
+    async def _start_engine(self) -> None:
+        """Without ray.serve.llm's usage report, whose agent is a process of 700 MB, seconds in the starting."""
+        await self.engine.start()
+
+
+class InProcessServer(Server):
+    _default_engine_cls = InProcessEngine
+
+
+class Ingress(OpenAiIngress):
+    async def health(self) -> JSONResponse:
+        """200 when an engine of every model answers, 503 and the names of those that do not otherwise."""
+        names = list(self._model_cards)
+        well = await asyncio.gather(*(self._well(name) for name in names))
+        down = [name for name, fine in zip(names, well, strict=True) if not fine]
+        return JSONResponse({"status": "down" if down else "ok", "models": names, "down": down}, 503 if down else 200)
+
+    async def _well(self, name: str) -> bool:
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                await self._default_serve_handles[name].check_health.remote()
+        except (TimeoutError, RayError, RayServeException):
+            return False
+        return True
+
+
+def chat_template(path: str) -> str | None:
+    """Qwen3-VL's own template without the markers round a whole video; null, the model's own, for other models.
+
+    vLLM 0.32 keeps them around those of each frame, as transformers 5.19 does. The model's pre-training, and ours
+    (models.vlm.encode), have those of the frames alone.
+    """
+    if load_model_config(path).model_type != "qwen3_vl":
+        return None
+    template = load_processor(path).chat_template
+    return template.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
+
+
+def serving_kwargs(config: ServeConfig) -> dict[str, Any]:
+    """vLLM's arguments about requests. Its own loaders sample the frames, by the numbers of `config.frames`."""
+    frames = config.frames
+    return {
+        "limit_mm_per_prompt": {"video": config.guard.max_videos, "image": config.guard.max_videos},
+        "media_io_kwargs": {"video": {"fps": frames.fps, "min_frames": frames.min_frames, "max_frames": frames.max_frames}},
+        # vLLM's loader has sampled; where it took every frame of a video, Qwen3-VL's processor would sample again at 2 fps
+        "mm_processor_kwargs": {"videos_kwargs": {"do_sample_frames": False}},
+        # the guard fetches; nothing that slips by it is ever fetched by the engine
+        "allowed_media_domains": ["nothing.invalid"],
+    }
+
+
+def _environment(config: ServeConfig, local: bool) -> dict[str, str]:
+    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")}
+    if local:
+        variables["HF_HUB_OFFLINE"] = "1"
+    if config.device == "cpu":
+        variables |= {"OMP_NUM_THREADS": str(max(1, int(config.cpus))), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    if config.engine.in_process:
+        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return variables
+
+
+def llm_config(config: ServeConfig, model: ServedModel) -> LLMConfig:
+    """ray.serve.llm's config of one model."""
+    local = Path(model.path).is_dir()
+    scale = config.autoscale
+    bundle = {"CPU": config.cpus} | ({"GPU": 1} if config.device == "gpu" else {})
+    return LLMConfig(
+        model_loading_config={"model_id": model.name, "model_source": str(Path(model.path).resolve()) if local else model.path},
+        engine_kwargs=engine_kwargs(config.engine) | serving_kwargs(config) | {"chat_template": chat_template(model.path)},
+        accelerator_config={"kind": config.device},
+        placement_group_config={"bundle_per_worker": bundle},
+        deployment_config={
+            "ray_actor_options": {"num_cpus": 0},
+            # ray.serve.llm's own target is 1e9 requests: it would never scale
+            "autoscaling_config": scale.model_dump(),
+            "max_ongoing_requests": max(2 * scale.target_ongoing_requests, config.engine.max_num_seqs),
+            "health_check_timeout_s": 60.0,
+        },
+        runtime_env={"env_vars": _environment(config, local)},
+        callback_config={"callback_class": NoDownload},
+        server_cls=InProcessServer if config.engine.in_process else Server,
+    )
+
+
+def _plain_error(request: Request, error: Exception) -> JSONResponse:
+    """One sentence, where ray.serve.llm would write of its own exceptions."""
+    status = error.status_code  # type: ignore[attr-defined]
+    message = error.detail if isinstance(error, HTTPException) else error.message  # type: ignore[attr-defined]
+    return JSONResponse(error_body(status, str(message)), status)
+
+
+def guarded(config: ServeConfig) -> FastAPI:
+    """ray.serve.llm's HTTP app, behind the guard, and closed to pages of other sites that a browser has open."""
+    app = init()
+    app.add_exception_handler(HTTPException, _plain_error)
+    app.add_exception_handler(OpenAIHTTPException, _plain_error)
+    app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
+    app.add_middleware(Guard, config=config.guard, token=read_token())
+    return app
+
+
+def build_app(config: ServeConfig) -> Application:
+    """The application, with every model of the config. Reads the token from TEMPO_RAY_TOKEN.
+
+    Also what a Serve config file or a RayService names: `import_path: tempo_ray.serve.app:build_app`, `args`: a ServeConfig.
+    """
+    llms = {model.name: llm_config(config, model) for model in config.models}
+    settings = {"frames": config.frames.model_dump(), "engine": config.engine.model_dump(), "config_hash": config.hash()}
+    cards = {
+        model.name: to_model_metadata(
+            model.name, llms[model.name], overrides={"tempo_ray": settings | {"model_hash": model_hash(model.path)}}
+        )
+        for model in config.models
+    }
+    scale = config.autoscale.model_dump() | {"target_ongoing_requests": 64}
+    ingress = serve.deployment(
+        make_fastapi_ingress(Ingress, endpoint_map=ENDPOINTS, app=guarded(config)),
+        name="ingress",
+        ray_actor_options={"num_cpus": 0.1},
+        autoscaling_config=scale,
+        max_ongoing_requests=1000,
+    )
+    deployments = {name: build_llm_deployment(llm) for name, llm in llms.items()}
+    return ingress.bind(llm_deployments=deployments, model_cards=cards)

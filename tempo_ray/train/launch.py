@@ -1,0 +1,180 @@
+"""A config -> every stage of its recipe, one Ray Train run each -> the merged model."""
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from tempo_ray.cluster import connect
+from tempo_ray.config import TrainConfig
+from tempo_ray.job import BadInput
+from tempo_ray.paths import RunPaths, exists, read_bytes
+from tempo_ray.train.folders import fetch, publish, work_folder
+from tempo_ray.train.loop import run_stage
+from tempo_ray.train.plan import Planned, digest, make_plan, resolved
+
+KEPT_CHECKPOINTS = 2
+POLL_SECONDS = 0.5
+
+
+def _mailbox() -> Any:
+    """An actor that takes lines from workers. Its class is made here, so that its process imports nothing of ours."""
+
+    class Lines:
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def put(self, line: str) -> None:
+            self.lines.append(line)
+
+        def take(self) -> list[str]:
+            lines, self.lines = self.lines, []
+            return lines
+
+    return ray.remote(num_cpus=0)(Lines).remote()
+
+
+@contextmanager
+def _printed() -> Iterator[Any]:
+    """Yields a mailbox; what workers put into it is printed until the block ends.
+
+    Ray could bring every worker's whole output, frameworks and all; a person wants the lines meant for people.
+    """
+    mailbox = _mailbox()
+    over = threading.Event()
+
+    def show() -> None:
+        ended = False
+        while not ended:
+            ended = over.wait(POLL_SECONDS)
+            for line in ray.get(mailbox.take.remote()):
+                print(line, flush=True)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield mailbox
+    finally:
+        over.set()
+        thread.join()
+        ray.kill(mailbox)
+
+
+def _environment(local: bool) -> None:
+    """Read by Ray Train in this process: notice a finished stage at once, wait for nodes, and leave paths as they are."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    if local:
+        # there is no node to lose, and the watcher's process takes seconds to start
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+
+def _check_room(config: TrainConfig) -> None:
+    """Raises BadInput where a Ray that was started here can never hold the workers; a cluster may still grow."""
+    have = ray.cluster_resources()
+    for name, each in (("CPU", config.workers.cpus), ("GPU", config.workers.gpus)):
+        if each * config.workers.count > have.get(name, 0):
+            needed = f"{config.workers.count} workers x {each:g} {name}"
+            raise BadInput(f"{needed} do not fit into {have.get(name, 0):g}: lower workers.count or workers.{name.lower()}s")
+
+
+def _trainer(config: TrainConfig, arguments: dict[str, Any]) -> TorchTrainer:
+    workers = config.workers
+    resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
+    return TorchTrainer(
+        run_stage,
+        train_loop_config=arguments,
+        scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources),
+        run_config=RunConfig(
+            # a name that is used again goes on from its last save: so the digest is part of it
+            name=f"{arguments['name']}-{arguments['digest']}",
+            storage_path=RunPaths(config.run).train,
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+        ),
+    )
+
+
+def _run(config: TrainConfig, stage: Planned, start: str, number: int) -> dict[str, Any]:
+    """Trains the stage unless it is finished. Returns its facts. Raises BadInput where trying again would not help."""
+    folder = RunPaths(config.run).stage(stage.name)
+    identity = digest(config, stage, start)
+    if exists(f"{folder}/stage.json"):
+        facts = json.loads(read_bytes(f"{folder}/stage.json"))
+        if facts["digest"] != identity:
+            raise BadInput(f"{folder} was trained with other settings or data: choose another run=, or remove that folder")
+        print(f"{stage.name}: finished before", flush=True)
+        return facts
+    began = time.monotonic()
+    arguments = {
+        "config": config.model_dump(mode="json"),
+        "name": stage.name,
+        "kind": stage.kind,
+        "start": start,
+        "initial": config.model,
+        "number": number,
+        "digest": identity,
+    }
+    with _printed() as lines:
+        facts = _trainer(config, arguments | {"lines": lines}).fit().return_value
+    if "stopped" in facts:
+        raise BadInput(f"{stage.name} stopped: {facts['stopped']}")
+    skipped = "".join(f", {number} {reason}" for reason, number in facts["skipped"].items())
+    print(f"{stage.name}: done in {time.monotonic() - began:.1f} s{skipped}", flush=True)
+    return facts
+
+
+def _write_model(config: TrainConfig, stages: list[dict[str, Any]]) -> None:
+    """The last stage's merged model, with the record of its making, as the run's model."""
+    paths = RunPaths(config.run)
+    trained = {one["name"]: one["digest"] for one in stages}
+    record = json.dumps({"base": config.model, "recipe": config.recipe, "stages": trained}, indent=1) + "\n"
+    if exists(f"{paths.model}/training.json") and read_bytes(f"{paths.model}/training.json").decode() == record:
+        return
+    part = work_folder(paths.model)
+    shutil.copytree(fetch(f"{paths.stage(stages[-1]['name'])}/merged"), part, dirs_exist_ok=True)
+    Path(part, "training.json").write_text(record)
+    publish(part, paths.model)
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Trains what is not trained yet and leaves the model in the run's model/. Returns the facts of all stages.
+
+    Raises BadInput.
+    """
+    config = resolved(config)
+    plan = make_plan(config)
+    print(plan.shown, flush=True)
+    connect(config.ray, worker_logs=False)
+    local = config.ray.address is None and "RAY_ADDRESS" not in os.environ
+    if local:
+        _check_room(config)
+    _environment(local)
+    start = config.model
+    facts = []
+    for number, stage in enumerate(plan.stages):
+        facts.append(_run(config, stage, start, number))
+        start = f"{RunPaths(config.run).stage(stage.name)}/merged"
+    _write_model(config, facts)
+    return {"stages": facts, "left_out": plan.left_out, "model": RunPaths(config.run).model}
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """What was trained, for a person to read."""
+    lines = [f"{'stage':<12} {'steps':>6} {'loss':>17} {'accuracy':>15} {'skipped':>8} {'seconds':>8}"]
+    for stage in facts["stages"]:
+        first, last = stage["first"], stage["last"]
+        loss, accuracy = (f"{first[key]:.3f} -> {last[key]:.3f}" if key in last else "" for key in ("loss", "accuracy"))
+        skipped = sum(stage["skipped"].values())
+        lines.append(f"{stage['name']:<12} {stage['steps']:>6} {loss:>17} {accuracy:>15} {skipped:>8} {stage['seconds']:>8}")
+    return "\n".join([*lines, f"model: {facts['model']}"])

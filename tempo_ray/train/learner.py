@@ -1,0 +1,109 @@
+"""A stage's settings -> the model in its engine, and the losses of a batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel
+
+from tempo_ray.config import LoraConfig, LossConfig, OptimizerConfig, TrainConfig
+from tempo_ray.models.vlm import load_model
+from tempo_ray.train import deepspeed
+from tempo_ray.train.batch import Batch
+from tempo_ray.train.curriculum import Group, Step, plan_steps
+from tempo_ray.train.lora import add_adapter, train_language_model
+from tempo_ray.train.loss import PairScores, kl_estimate, pair_losses
+from tempo_ray.train.score import Scorer, answer_sums
+
+Kind = Literal["align", "sft"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one stage needs; `start` and `initial` are local model folders or hub names."""
+
+    config: TrainConfig
+    name: str
+    kind: Kind
+    start: str
+    initial: str
+    number: int
+    """The stage's place in the run; each stage draws its own adapter."""
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        return self.config.align.optimizer if self.kind == "align" else self.config.sft.optimizer
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        return self.config.align.lora if self.kind == "align" else self.config.sft.lora
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return getattr(torch, self.config.deepspeed.dtype)
+
+    def steps(self, groups: Sequence[Group], workers: int) -> list[Step]:
+        align, sft = self.config.align, self.config.sft
+        batch, epochs = (align.batch, align.curriculum.epochs) if self.kind == "align" else (sft.batch, sft.epochs)
+        return plan_steps([group.size for group in groups], batch, workers, epochs, self.config.seed + self.number)
+
+
+@dataclass(frozen=True)
+class Learner:
+    engine: Any
+    adapter: PeftModel | None
+    reference: Any
+    """The engine of the run's first model, or None: then the reference is this model with its adapter off."""
+
+    def logps(self, batch: Batch) -> torch.Tensor:
+        return self.engine(batch.inputs, batch.source, batch.target)
+
+    @torch.no_grad()
+    def reference_logps(self, batch: Batch) -> torch.Tensor:
+        if self.reference is not None:
+            return self.reference(batch.inputs, batch.source, batch.target)
+        assert self.adapter is not None
+        with self.adapter.disable_adapter():
+            return self.logps(batch)
+
+
+def make_learner(work: Work) -> Learner:
+    settings = work.config.deepspeed
+    config = deepspeed.engine_config(settings, work.optimizer)
+    sharded = deepspeed.sharded_loading(settings, config)
+    model = load_model(work.start, work.dtype)
+    adapter = None
+    if work.lora is None:
+        train_language_model(model)
+    else:
+        adapter = add_adapter(model, work.lora, work.config.seed + work.number)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    engine = deepspeed.make_engine(Scorer(model), config, work.optimizer.weight_decay)
+    reference = None
+    if work.kind == "align" and work.config.align.reference == "initial" and work.start != work.initial:
+        frozen = load_model(work.initial, work.dtype).eval()
+        reference = deepspeed.make_frozen_engine(Scorer(frozen), config)
+    del sharded
+    return Learner(engine, adapter, reference)
+
+
+def align_losses(learner: Learner, batch: Batch, config: LossConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """(pairs,) losses and metrics."""
+    reference = learner.reference_logps(batch)
+    logps = learner.logps(batch)
+    ours, theirs = answer_sums(logps, batch), answer_sums(reference, batch)
+    chosen, rejected = batch.chosen, batch.rejected
+    scores = PairScores(
+        ours[chosen], ours[rejected], theirs[chosen], theirs[rejected], batch.lengths[chosen], batch.lengths[rejected]
+    )
+    losses, metrics = pair_losses(scores, config)
+    kl = answer_sums(kl_estimate(logps.detach(), reference), batch) / batch.lengths
+    return losses, metrics | {"kl": kl[chosen]}
+
+
+def sft_losses(learner: Learner, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """(answer tokens,) negative log-likelihoods."""
+    return -learner.logps(batch), {}

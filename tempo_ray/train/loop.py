@@ -1,0 +1,69 @@
+"""What Ray Train runs on every worker: one stage, from the run's folders to the stage's own."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import ray.train
+
+from tempo_ray.config import TrainConfig
+from tempo_ray.paths import RunPaths, write_bytes
+from tempo_ray.train.curriculum import Group, make_stage, read_pairs, stage_strengths
+from tempo_ray.train.folders import fetch, publish, work_folder
+from tempo_ray.train.sft import read_conversations
+
+
+def stage_groups(config: TrainConfig, name: str) -> Sequence[Group]:
+    """The groups of one stage; every worker reads them itself and finds the same."""
+    if name == "sft":
+        assert config.sft.data is not None
+        return read_conversations(config.sft.data)
+    strengths = dict(stage_strengths(config.align.curriculum))[name]
+    return make_stage(name, strengths, read_pairs(config.pairs or RunPaths(config.run).pairs)).groups
+
+
+def _save(write: Callable[[str], None], metrics: dict[str, float]) -> None:
+    """Every worker's part of the state into one checkpoint of the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(folder)
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def run_stage(arguments: dict[str, Any]) -> dict[str, Any]:
+    """`arguments`: `config` and the other fields of learner.Work, `digest`, and `lines`, the mailbox for progress.
+
+    Returns the stage's facts, which stage.json holds too.
+    """
+    config = TrainConfig.model_validate(arguments["config"])
+    if not config.workers.gpus:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import torch
+
+    from tempo_ray.train import deepspeed
+    from tempo_ray.train.learner import Work
+    from tempo_ray.train.stage import train_stage
+
+    context = ray.train.get_context()
+    if not config.workers.gpus:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    deepspeed.prepare()
+    start, initial = fetch(arguments["start"]), fetch(arguments["initial"])
+    work = Work(config, arguments["name"], arguments["kind"], start, initial, arguments["number"])
+    paths = RunPaths(config.run)
+    target = paths.stage(work.name)
+    checkpoint = ray.train.get_checkpoint()
+    with tempfile.TemporaryDirectory() as spare, checkpoint.as_directory() if checkpoint else nullcontext() as resume_from:
+        result = work_folder(target) if context.get_world_rank() == 0 else Path(spare)
+        events = Path(paths.train, "tensorboard", work.name) if "://" not in config.run else Path(spare, "tensorboard")
+        groups = stage_groups(config, work.name)
+        facts = train_stage(work, groups, resume_from, _save, arguments["lines"].put.remote, result, events)
+        if context.get_world_rank() == 0 and "stopped" not in facts:
+            facts |= {"digest": arguments["digest"], "start": arguments["start"]}
+            publish(result, target)
+            # written last: a stage that has it is never run again
+            write_bytes(f"{target}/stage.json", (json.dumps(facts, indent=1) + "\n").encode())
+    return facts

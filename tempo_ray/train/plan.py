@@ -1,0 +1,104 @@
+"""A config -> the stages of its recipe, checked before anything is started."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from tempo_ray.config import TrainConfig
+from tempo_ray.job import BadInput
+from tempo_ray.models.check import NotAModel, check_model
+from tempo_ray.paths import RunPaths, exists
+from tempo_ray.train.curriculum import Stage, make_stage, read_pairs, stage_strengths, table
+from tempo_ray.train.folders import absolute
+from tempo_ray.train.sft import BadConversations, read_conversations
+
+
+@dataclass(frozen=True)
+class Planned:
+    name: str
+    kind: str
+    items: int
+    """Pairs or conversations."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    stages: tuple[Planned, ...]
+    left_out: dict[str, int]
+    """Pairs that no stage trains on, by reason."""
+    shown: str
+    """The same as a table for a person."""
+
+
+def resolved(config: TrainConfig) -> TrainConfig:
+    """The config with paths that mean the same on every worker."""
+    sft = config.sft.model_copy(update={"data": None if config.sft.data is None else absolute(config.sft.data)})
+    model = absolute(config.model) if os.path.isdir(config.model) else config.model
+    pairs = absolute(config.pairs or RunPaths(config.run).pairs)
+    return config.model_copy(update={"run": absolute(config.run), "model": model, "pairs": pairs, "sft": sft})
+
+
+def _align_stages(config: TrainConfig) -> tuple[list[Stage], dict[str, int]]:
+    """The curriculum, and how many pairs are in none of its stages and why."""
+    uri = config.pairs or RunPaths(config.run).pairs
+    if not exists(uri):
+        raise BadInput(f"{uri}: no such folder of pairs; make them with jobs/generate_pairs.py, or name another with pairs=")
+    try:
+        pairs = read_pairs(uri)
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"{uri}: not Parquet files of pairs: {str(error).splitlines()[0]}") from error
+    if not pairs:
+        raise BadInput(f"{uri}: no pairs in it; jobs/generate_pairs.py says why each was dropped")
+    named = stage_strengths(config.align.curriculum)
+    wanted = {strength for _, strengths in named for strength in strengths}
+    stages = [make_stage(name, strengths, pairs) for name, strengths in named]
+    if not any(stage.groups for stage in stages):
+        raise BadInput(f"{uri}: no usable pair among its {len(pairs)} has one of align.curriculum.strengths {sorted(wanted)}")
+    left_out = {
+        "other_strength": sum(pair.strength not in wanted for pair in pairs),
+        "identical": sum(stage.identical for stage in stages),
+        "duplicated": sum(stage.duplicated for stage in stages),
+    }
+    return stages, left_out
+
+
+def _conversations(config: TrainConfig) -> int:
+    file = config.sft.data
+    assert file is not None
+    if not exists(file):
+        raise BadInput(f"{file}: no such file; name the conversations with sft.data=")
+    try:
+        return len(read_conversations(file))
+    except BadConversations as error:
+        raise BadInput(str(error)) from error
+
+
+def make_plan(config: TrainConfig) -> Plan:
+    """Reads the pairs and the conversations. Raises BadInput where there is nothing to train, or nothing to start from."""
+    try:
+        check_model(config.model)
+    except NotAModel as error:
+        raise BadInput(str(error)) from error
+    align: list[Planned] = []
+    sft: list[Planned] = []
+    left_out: dict[str, int] = {}
+    shown = []
+    if config.recipe != "sft":
+        stages, left_out = _align_stages(config)
+        align = [Planned(stage.name, "align", stage.pairs) for stage in stages if stage.groups]
+        shown.append(table(stages))
+    if config.recipe != "align":
+        sft = [Planned("sft", "sft", _conversations(config))]
+        shown.append(f"sft: {sft[0].items} conversations")
+    return Plan(tuple(sft + align if config.recipe == "post_sft" else align + sft), left_out, "\n".join(shown))
+
+
+def digest(config: TrainConfig, stage: Planned, start: str) -> str:
+    """Of all that decides what a stage learns, and of what its saves depend on; another digest is another stage."""
+    kind = config.align if stage.kind == "align" else config.sft
+    shared = config.model_dump(mode="json", include={"seed", "frames", "max_tokens", "deepspeed"})
+    facts = [stage.name, stage.items, start, shared, kind.model_dump(mode="json"), config.workers.count]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]

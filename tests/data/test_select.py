@@ -1,0 +1,129 @@
+"""Selection on ShapeWorld, whose cuts are known, and on files that are no videos."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tempo_ray.config import DecodeConfig, SelectConfig, VideosConfig, WorldConfig
+from tempo_ray.data.clips import Descriptor, clips_of, groups_of, key_frames
+from tempo_ray.data.decode import frames_at, probe, small_frames
+from tempo_ray.data.select import select
+from tempo_ray.data.videos import NoVideos, list_videos, video_id
+from tempo_ray.schema import ANSWERS
+from tempo_ray.shapeworld.render import cut_frames, write_video
+from tempo_ray.shapeworld.story import draw_story
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "videos"
+CONFIG = SelectConfig()
+EMBED = Descriptor(CONFIG.clips.descriptor_similarity)
+
+
+def chosen(path: Path) -> dict:
+    return select({"video_id": video_id(str(path)), "uri": str(path)}, CONFIG, EMBED)
+
+
+def test_known_cuts_are_found_to_the_frame(tmp_path: Path) -> None:
+    """99% of the cuts within one frame, at most 1% false: the bound of the whole project."""
+    world = WorldConfig()
+    right = false = known = 0
+    for seed in range(40):
+        story = draw_story(np.random.default_rng(seed), 4 + seed % 5)
+        write_video(story, tmp_path / "v.mp4", world.fps, world.width, world.height)
+        row = chosen(tmp_path / "v.mp4")
+        found = {cut["start"] for cut in row["cuts"]} - {0}
+        true = set(cut_frames(story, world.fps)[1:-1])
+        known += len(true)
+        right += sum(any(abs(start - one) <= 1 for start in found) for one in true)
+        false += sum(all(abs(start - one) > 1 for one in true) for start in found)
+        assert row["status"] == "kept", row["reason"]
+        assert set(row) == set(ANSWERS.names)
+    assert known > 150
+    assert right >= 0.99 * known
+    assert false <= 0.01 * known
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [("empty.mp4", b"", "not a video"), ("text.mp4", b"no video at all\n" * 50, "not a video")],
+)
+def test_what_is_no_video_fails_with_its_reason(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    row = chosen(tmp_path / name)
+    assert (row["status"], row["reason"], row["failed_at"]) == ("failed", reason, "open")
+    assert row["message"]
+
+
+def test_a_truncated_video_fails_and_a_missing_one_too(tmp_path: Path) -> None:
+    write_video(draw_story(np.random.default_rng(0), 5), tmp_path / "v.mp4", 24, 64, 64)
+    whole = (tmp_path / "v.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    assert chosen(tmp_path / "cut.mp4")["status"] == "failed"
+    assert chosen(tmp_path / "gone.mp4")["reason"] == "cannot be opened"
+
+
+def test_a_single_shot_is_dropped_with_numbers(tmp_path: Path) -> None:
+    write_video(draw_story(np.random.default_rng(0), 1), tmp_path / "v.mp4", 24, 64, 64)
+    row = chosen(tmp_path / "v.mp4")
+    assert (row["status"], row["reason"]) == ("dropped", "too few cuts (1 < 4)")
+
+
+def test_a_long_video_is_not_decoded(tmp_path: Path) -> None:
+    write_video(draw_story(np.random.default_rng(0), 5), tmp_path / "v.mp4", 24, 64, 64)
+    config = CONFIG.model_copy(update={"decode": DecodeConfig(max_seconds=2.0)})
+    row = select({"video_id": "v", "uri": str(tmp_path / "v.mp4")}, config, EMBED)
+    assert row["reason"] == "too long (5 s > 2 s)"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real videos is not beside the checkout")
+def test_real_files_of_many_codecs_are_all_read() -> None:
+    rows = [chosen(file) for file in sorted(SHARED.iterdir())]
+    assert len(rows) >= 11
+    assert {row["status"] for row in rows} == {"dropped"}, [(row["uri"], row["message"]) for row in rows]
+    assert {Path(row["uri"]).name for row in rows if row["decoder"] == "pyav"} == {"av1_video.mkv"}
+
+
+def test_both_decoders_give_the_same_frames(tmp_path: Path) -> None:
+    write_video(draw_story(np.random.default_rng(3), 4), tmp_path / "v.mp4", 24, 64, 64)
+    uri = str(tmp_path / "v.mp4")
+    known = probe(uri)
+    assert (known.frames, known.fps, known.width, known.height) == (96, 24.0, 64, 64)
+    one, other = frames_at(uri, "decord", [0, 50, 95], 10**6), frames_at(uri, "pyav", [0, 50, 95], 10**6)
+    for index in one:
+        assert np.abs(one[index].astype(int) - other[index].astype(int)).mean() < 1.0
+    assert sum(len(chunk) for chunk in small_frames(uri, known, DecodeConfig(chunk_frames=7))) == 96
+
+
+def test_groups_merge_the_most_alike_first() -> None:
+    features = np.array([[1.0, 0.0], [0.99, 0.14], [0.0, 1.0], [1.0, 0.02]])
+    assert groups_of(features, 0.8) == [0, 0, 1, 0]
+    assert groups_of(features, 0.9999) == [0, 1, 2, 3]
+    assert groups_of(features[:1], 0.8) == [0]
+
+
+def test_clips_are_runs_of_one_group() -> None:
+    cuts = [{"start": start, "end": start + 10} for start in range(0, 50, 10)]
+    made = clips_of(cuts, [0, 0, 1, 0, 2], np.ones(50))
+    assert [(clip["start"], clip["end"], clip["group"]) for clip in made] == [(0, 20, 0), (20, 30, 1), (30, 40, 0), (40, 50, 2)]
+
+
+def test_key_frames_are_the_sharpest_near_the_thirds() -> None:
+    sharpness = np.ones(30)
+    sharpness[12] = 50.0
+    assert key_frames(sharpness, 0, 30) == [12, 20]
+    assert key_frames(np.zeros(30), 0, 30)[0] in (9, 10)
+
+
+def test_listing(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("b.MP4", "a.mkv", "sub/c.mp4", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    rows = list_videos(VideosConfig(input=str(tmp_path)))
+    assert [Path(row["uri"]).name for row in rows] == ["a.mkv", "b.MP4", "c.mp4"]
+    assert len(list_videos(VideosConfig(input=str(tmp_path), limit=2))) == 2
+    with pytest.raises(NoVideos, match="no such file or folder"):
+        list_videos(VideosConfig(input=str(tmp_path / "no")))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_bytes(b"x")
+    with pytest.raises(NoVideos, match="1 files of other kinds"):
+        list_videos(VideosConfig(input=str(tmp_path / "texts")))

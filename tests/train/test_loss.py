@@ -1,0 +1,74 @@
+import math
+
+import pytest
+import torch
+
+from tempo_ray.config import LossConfig
+from tempo_ray.train.loss import PairScores, kl_estimate, pair_losses
+
+TYPES = ("sigmoid", "ipo", "hinge", "robust", "simpo")
+
+
+def scores(
+    chosen: list[float], rejected: list[float], reference_chosen: list[float], reference_rejected: list[float]
+) -> PairScores:
+    four = [torch.tensor(one, dtype=torch.float64) for one in (chosen, rejected, reference_chosen, reference_rejected)]
+    return PairScores(*four, chosen_tokens=torch.tensor([4] * len(chosen)), rejected_tokens=torch.tensor([5] * len(chosen)))
+
+
+# one pair: log-ratios +1 and -2, so h = 3; log p(chosen) = -8 over 4 tokens, log p(rejected) = -15 over 5
+PAIR = ([-8.0], [-15.0], [-9.0], [-13.0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "expected"),
+    [
+        ("sigmoid", {}, math.log1p(math.exp(-0.3))),
+        ("sigmoid", {"label_smoothing": 0.1}, 0.9 * math.log1p(math.exp(-0.3)) + 0.1 * math.log1p(math.exp(0.3))),
+        ("robust", {"label_smoothing": 0.1}, (0.9 * math.log1p(math.exp(-0.3)) - 0.1 * math.log1p(math.exp(0.3))) / 0.8),
+        ("ipo", {}, (3 - 5) ** 2),
+        ("hinge", {}, 0.7),
+        ("simpo", {}, math.log1p(math.exp(-(0.1 * (-2 + 3) - 0.5)))),
+    ],
+)
+def test_losses_by_hand(kind: str, extra: dict[str, float], expected: float) -> None:
+    config = LossConfig(beta=0.1, type=kind, nll_weight=0.0, **extra)
+    losses, metrics = pair_losses(scores(*PAIR), config)
+    assert losses.tolist() == pytest.approx([expected], rel=1e-12)
+    assert metrics["margin"].item() == pytest.approx(0.3)
+    assert metrics["chosen_reward"].item() == pytest.approx(0.1)
+    assert metrics["rejected_reward"].item() == pytest.approx(-0.2)
+    assert metrics["accuracy"].item() == 1.0
+
+
+def test_nll_is_per_token_and_weighted() -> None:
+    plain = pair_losses(scores(*PAIR), LossConfig(nll_weight=0.0))[0]
+    weighted = pair_losses(scores(*PAIR), LossConfig(nll_weight=0.5))[0]
+    assert (weighted - plain).item() == pytest.approx(0.5 * 8 / 4)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_gradients_by_finite_differences(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    four = [-(torch.rand(6, dtype=torch.float64, generator=generator) * 10 + 5) for _ in range(4)]
+    tokens = torch.arange(3, 9)
+    config = LossConfig(type=kind, beta=0.3, nll_weight=0.7, label_smoothing=0.05)
+
+    def total(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+        return pair_losses(PairScores(chosen, rejected, four[2], four[3], tokens, tokens + 1), config)[0].sum()
+
+    inputs = (four[0].requires_grad_(), four[1].requires_grad_())
+    assert torch.autograd.gradcheck(total, inputs, eps=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_larger_margin_never_costs_more(kind: str) -> None:
+    far = pair_losses(scores([-8.0], [-16.0], [-9.0], [-13.0]), LossConfig(type=kind, beta=0.05, nll_weight=0.0))[0]
+    near = pair_losses(scores(*PAIR), LossConfig(type=kind, beta=0.05, nll_weight=0.0))[0]
+    assert far.item() < near.item()
+
+
+def test_kl_estimate_is_zero_at_the_reference_and_positive_elsewhere() -> None:
+    logps = torch.tensor([-1.0, -2.0, -0.5], dtype=torch.float64)
+    assert kl_estimate(logps, logps).tolist() == [0, 0, 0]
+    assert (kl_estimate(logps, logps + torch.tensor([0.3, -0.3, 1.0])) > 0).all()
