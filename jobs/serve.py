@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from types import FrameType
 
@@ -20,6 +21,7 @@ from tempo_ray.config import ServeConfig, parse_args
 from tempo_ray.job import BadInput, running
 
 APP = "tempo_ray"
+QUIET = {"log_level": "WARNING"}
 
 
 class Stopped(BaseException):
@@ -51,7 +53,7 @@ def main() -> None:
         alive = False
         raise SystemExit(str(gone)) from None
     finally:
-        end(alive)
+        end(config, alive)
 
 
 def check(config: ServeConfig) -> None:
@@ -91,19 +93,33 @@ def check_models(paths: list[str]) -> None:
 
 def deploy(config: ServeConfig) -> None:
     """Returns when every model is ready."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    import ray
     from ray import serve
 
     from tempo_ray.cluster import connect
+    from tempo_ray.serve.guard import digest, read_token
 
-    connect(config.ray)
+    connect(config.ray, worker_logs=False)
     stop_on_signals()  # Ray has put its own handler of SIGTERM in the place of ours
-    quiet = {"log_level": "WARNING"}
-    serve.start(http_options={"host": config.host, "port": config.port}, logging_config=quiet)
-    from tempo_ray.serve.app import build_app
-
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.run(build_app(config), name=APP, route_prefix="/", logging_config=quiet)
+    # vLLM is imported in a worker that then ends: meanwhile Serve starts, and this process stays small.
+    deployed = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(deploy_in_worker).remote(config, digest(read_token()))
+    serve.start(http_options={"host": config.host, "port": config.port}, logging_config=QUIET)
+    try:
+        ray.get(deployed)
+    except ray.exceptions.RayTaskError as error:
+        raise RuntimeError(f"the models could not be served: {error.cause}") from None
+
+
+def deploy_in_worker(config: ServeConfig, token: bytes | None) -> None:
+    from ray import serve
+
+    from tempo_ray.serve.app import application
+
+    app = application(config, token)
+    # attaches to the Serve that the driver is starting, or starts it in the same way
+    serve.start(http_options={"host": config.host, "port": config.port}, logging_config=QUIET)
+    serve.run(app, name=APP, route_prefix="/", logging_config=QUIET)
 
 
 def announce(config: ServeConfig, seconds: float) -> None:
@@ -130,13 +146,16 @@ def watch() -> None:
     raise RayIsGone("Ray stopped under the endpoint; its logs are in /tmp/ray/session_latest/logs")
 
 
-def end(alive: bool) -> None:
+def end(config: ServeConfig, alive: bool) -> None:
+    """A Ray of our own goes with all that runs in it; in a cluster only the application does."""
+    if "ray" not in sys.modules:
+        return  # refused before anything was started
     import ray
     from ray import serve
 
     if ray.is_initialized():
-        if alive:
-            serve.shutdown()
+        if alive and (config.ray.address or os.environ.get("RAY_ADDRESS")):
+            serve.delete(APP)
         ray.shutdown()
 
 

@@ -103,7 +103,7 @@ def read_frames(uri: str, config: FramesConfig, model_type: str) -> Frames:
         raise UnreadableVideo("empty file")
     try:
         pixels, indices, total, fps = _read_decord(data, config, model_type)
-    except decord.DECORDError:
+    except (decord.DECORDError, RuntimeError):  # bare RuntimeError: decord could not open it at all
         try:
             pixels, indices, total, fps = _read_av(data, config, model_type)
         except av.error.FFmpegError as error:

@@ -29,7 +29,7 @@ from tempo_ray.config import ServeConfig, ServedModel
 from tempo_ray.models.engine import engine_kwargs, model_hash
 from tempo_ray.models.vlm import load_model_config, load_processor
 from tempo_ray.serve.engine import know_architectures, start_in_process
-from tempo_ray.serve.guard import Guard, error_body, read_token
+from tempo_ray.serve.guard import Guard, digest, error_body, read_token
 
 HEALTH_TIMEOUT_S = 10.0
 
@@ -151,13 +151,13 @@ def _plain_error(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error_body(status, str(message)), status)
 
 
-def guarded(config: ServeConfig) -> FastAPI:
+def guarded(config: ServeConfig, token: bytes | None) -> FastAPI:
     """ray.serve.llm's HTTP app, behind the guard, and closed to pages of other sites that a browser has open."""
     app = init()
     app.add_exception_handler(HTTPException, _plain_error)
     app.add_exception_handler(OpenAIHTTPException, _plain_error)
     app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
-    app.add_middleware(Guard, config=config.guard, token=read_token())
+    app.add_middleware(Guard, config=config.guard, token=token)
     return app
 
 
@@ -166,6 +166,11 @@ def build_app(config: ServeConfig) -> Application:
 
     Also what a Serve config file or a RayService names: `import_path: tempo_ray.serve.app:build_app`, `args`: a ServeConfig.
     """
+    return application(config, digest(read_token()))
+
+
+def application(config: ServeConfig, token: bytes | None) -> Application:
+    """`token` is the digest of the one that opens the endpoint."""
     llms = {model.name: llm_config(config, model) for model in config.models}
     settings = {"frames": config.frames.model_dump(), "engine": config.engine.model_dump(), "config_hash": config.hash()}
     cards = {
@@ -176,7 +181,7 @@ def build_app(config: ServeConfig) -> Application:
     }
     scale = config.autoscale.model_dump() | {"target_ongoing_requests": 64}
     ingress = serve.deployment(
-        make_fastapi_ingress(Ingress, endpoint_map=ENDPOINTS, app=guarded(config)),
+        make_fastapi_ingress(Ingress, endpoint_map=ENDPOINTS, app=guarded(config, token)),
         name="ingress",
         ray_actor_options={"num_cpus": 0.1},
         autoscaling_config=scale,

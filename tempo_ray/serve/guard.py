@@ -32,6 +32,11 @@ def read_token() -> str | None:
     return os.environ.get(TOKEN_VARIABLE) or None
 
 
+def digest(token: str | None) -> bytes | None:
+    """What the guard knows of a token: it is stored in the cluster, and the token is not."""
+    return None if token is None else hashlib.sha256(token.encode()).digest()
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address, with or without a port, means this machine."""
     name = host.rsplit(":", 1)[0] if host.count(":") == 1 else host
@@ -51,13 +56,12 @@ def check_exposure(host: str, token: str | None) -> None:
 
 
 class Guard:
-    """ASGI middleware. Answers flow through it untouched, streams too."""
+    """ASGI middleware; `token` is a digest. Answers flow through it untouched, streams too."""
 
-    def __init__(self, app: Any, config: GuardConfig, token: str | None) -> None:
+    def __init__(self, app: Any, config: GuardConfig, token: bytes | None) -> None:
         self.app = app
         self._config = config
-        # the digest, not the token: this object is stored in the cluster
-        self._digest = None if token is None else hashlib.sha256(token.encode()).digest()
+        self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -78,15 +82,15 @@ class Guard:
     def _admit(self, scope: Scope, headers: dict[str, str]) -> None:
         if scope["path"] == "/health":
             return
-        if self._digest is None:
+        if self._token is None:
             # A page of another site can make a browser on this machine send requests here, under its own host name.
             peer = scope["client"][0] if scope.get("client") else ""
             if not is_loopback(peer) or not is_loopback(headers.get("host", "")):
                 raise Refusal(403, f"this endpoint has no token and answers this machine only; set {TOKEN_VARIABLE} to open it")
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        digest = hashlib.sha256(given.strip().encode("latin-1")).digest()
-        if not hmac.compare_digest(digest, self._digest) or scheme.lower() != "bearer":
+        shown = hashlib.sha256(given.strip().encode("latin-1")).digest()
+        if not hmac.compare_digest(shown, self._token) or scheme.lower() != "bearer":
             raise Refusal(401, "missing or wrong token; send it as `Authorization: Bearer TOKEN`")
 
     async def _read(self, headers: dict[str, str], receive: Receive) -> bytes:

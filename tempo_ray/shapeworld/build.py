@@ -93,12 +93,15 @@ def make_tokenizer() -> Qwen2Tokenizer:
 def make_processor(family: Family, tokenizer: Qwen2Tokenizer) -> ProcessorMixin:
     side = PATCH * MERGE
     shared = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
-    image = Qwen2VLImageProcessor(size={"shortest_edge": side * side, "longest_edge": 128 * 128}, **shared)
+    size = {"shortest_edge": side * side, "longest_edge": 128 * 128}
     if family == "qwen2_5_vl":
+        image = Qwen2VLImageProcessor(size=size, **shared)
         video = Qwen2VLVideoProcessor(
             size={"shortest_edge": side * side, "longest_edge": 64 * 64}, cap_pixels_per_frame=False, **shared
         )
         return Qwen2_5_VLProcessor(image, tokenizer, video, chat_template=CHAT_TEMPLATE)
+    # Qwen3-VL's own mean and std; vLLM normalises videos by those of the image processor
+    image = Qwen2VLImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, **shared)
     # Qwen3-VL counts the pixels of all frames together
     video = Qwen3VLVideoProcessor(
         size={"shortest_edge": 2 * side * side, "longest_edge": 768 * 64 * 64},

@@ -150,8 +150,8 @@ def test_the_endpoint_says_what_it_serves(client):
 
 
 def test_no_entry_without_the_token(endpoint):
-    for key in ("wrong", ""):
-        got = httpx.get(f"{endpoint}/models", headers={"authorization": f"Bearer {key}"})
+    for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {TOKEN}"}):
+        got = httpx.get(f"{endpoint}/models", headers=header)
         assert (got.status_code, got.json()["error"]["type"]) == (401, "authentication_error")
     assert httpx.post(f"{endpoint}/chat/completions", json={"model": "tiny", "messages": message("x")}).status_code == 401
     health = httpx.get(endpoint.replace("/v1", "/health"), timeout=30)

@@ -81,7 +81,7 @@ def test_prefix_sharing_equals_the_plain_forward(
     # in both forms transformers' norms and rotary embeddings round to float32, of which gradients keep a trace
     for name, one in model.named_parameters():
         assert one.grad is not None, name
-        assert relative(gradients[name], one.grad) < (2e-4 if dtype == torch.float32 else 1e-6), name
+        assert relative(gradients[name], one.grad) < (1e-5 if dtype == torch.float32 else 1e-6), name
 
 
 def test_pairs_and_lengths(models: dict[str, Path], videos: list[str]) -> None:
@@ -134,7 +134,7 @@ def test_what_cannot_be_read_says_why(models: dict[str, Path], videos: list[str]
     processor, config = load_processor(path), load_model_config(path)
     torn = tmp_path / "torn.mp4"
     torn.write_bytes(Path(videos[0]).read_bytes()[:500])
-    for uri, limit, reason in ((str(torn), 4096, "unreadable"), ("/nowhere.mp4", 4096, "missing"), (videos[0], 50, "too_long")):
+    for uri, limit, reason in ((str(torn), 4096, "unreadable"), ("/nowhere.mp4", 4096, "missing"), (videos[0], 20, "too_long")):
         with pytest.raises(Unusable) as caught:
             read_group(processor, config, Group(uri, (None, "?"), "a", ("b",)), FRAMES, limit)
         assert caught.value.reason == reason

@@ -1,0 +1,66 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tempo_ray.train.curriculum import Group
+from tempo_ray.train.sft import BadConversations, read_conversations
+
+LLAVA = {
+    "id": "1",
+    "video": "videos/1.mp4",
+    "conversations": [{"from": "human", "value": "<video>\nWhat is this?"}, {"from": "gpt", "value": "A circle."}],
+}
+
+
+def written(folder: Path, items: object, name: str = "data.json") -> str:
+    text = "\n".join(map(json.dumps, items)) if name.endswith("l") and isinstance(items, list) else json.dumps(items)
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
+def test_llava(name: str, tmp_path: Path) -> None:
+    expected = Group(f"{tmp_path}/videos/1.mp4", (None, "What is this?"), "A circle.")
+    assert read_conversations(written(tmp_path, [LLAVA, LLAVA], name)) == [expected, expected]
+
+
+def test_messages(tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": "A circle."}
+    parts = [{"type": "video", "video": "/abs/1.mp4"}, {"type": "text", "text": "What is this?"}]
+    items = [
+        {"messages": [{"role": "user", "content": parts}, answer]},
+        {"messages": [{"role": "user", "content": "What is this?<video>"}, answer], "videos": ["s3://bucket/1.mp4"]},
+    ]
+    assert read_conversations(written(tmp_path, items)) == [
+        Group("/abs/1.mp4", (None, "What is this?"), "A circle."),
+        Group("s3://bucket/1.mp4", ("What is this?", None), "A circle."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conversations": LLAVA["conversations"] * 2}, "one question and one answer"),
+        ({"conversations": LLAVA["conversations"][:1]}, "one question and one answer"),
+        ({"video": None}, "item 0"),
+        ({"conversations": [{"from": "human", "value": "no mark"}, LLAVA["conversations"][1]]}, "exactly one"),
+        ({"conversations": [LLAVA["conversations"][0], {"from": "gpt", "value": ""}]}, "answer is empty"),
+        ({"conversations": [{"value": "?"}]}, "has no 'from'"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_named(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadConversations, match=message):
+        read_conversations(written(tmp_path, [LLAVA | change]))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[{", "not json", "[3]"])
+def test_what_is_no_conversation(text: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(BadConversations):
+        read_conversations(str(tmp_path / "bad.json"))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_conversations(str(tmp_path / "none.json"))
