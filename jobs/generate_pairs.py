@@ -1,7 +1,7 @@
 """Videos -> preference pairs: select by shots, ask the model for clean and perturbed answers, keep the good pairs.
 
-    python jobs/generate_pairs.py --config jobs/configs/embedded.yaml run=runs/try videos.input=my/videos
-    ray job submit --working-dir . -- python jobs/generate_pairs.py --config CONFIG run=s3://bucket/run videos.input=s3://bucket/videos
+python jobs/generate_pairs.py --config jobs/configs/embedded.yaml run=runs/try videos.input=my/videos
+ray job submit --working-dir . -- python jobs/generate_pairs.py --config CONFIG run=s3://bucket/run videos.input=s3://bucket/videos
 """
 
 from tempo_ray.config import GeneratePairsConfig, parse_args
@@ -25,7 +25,7 @@ def main() -> None:
         from tempo_ray import cluster
         from tempo_ray.data import pipeline
 
-        cluster.connect(config.ray)
+        cluster.connect(config.ray, worker_logs=False)
         pipeline.run(config, counts)
         print(
             f"videos in {counts['videos_in']} = kept {counts['kept']} + dropped {counts['dropped']} + failed {counts['failed']}; "

@@ -11,11 +11,13 @@ send its value as a bearer token; without it, only this machine may ask, and hos
 
 import logging
 import os
+import re
 import signal
 import socket
 import sys
 import time
 from types import FrameType
+from typing import Any
 
 from tempo_ray.config import ServeConfig, parse_args
 from tempo_ray.job import BadInput, running
@@ -102,24 +104,39 @@ def deploy(config: ServeConfig) -> None:
     connect(config.ray, worker_logs=False)
     stop_on_signals()  # Ray has put its own handler of SIGTERM in the place of ours
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    # vLLM is imported in a worker that then ends: meanwhile Serve starts, and this process stays small.
-    deployed = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(deploy_in_worker).remote(config, digest(read_token()))
+    # An actor imports vLLM while Serve starts, and gives its gigabyte back.
+    deployer: Any = ray.remote(num_cpus=0)(Deployer).remote()
     serve.start(http_options={"host": config.host, "port": config.port}, logging_config=QUIET)
     try:
-        ray.get(deployed)
+        ray.get(deployer.deploy.remote(config, digest(read_token())))
     except ray.exceptions.RayTaskError as error:
-        raise RuntimeError(f"the models could not be served: {error.cause}") from None
+        raise BadInput(why() or str(error.cause)) from None
+    ray.kill(deployer)
 
 
-def deploy_in_worker(config: ServeConfig, token: bytes | None) -> None:
+def why() -> str:
+    """The exception that kept a model from starting, and where the rest is."""
     from ray import serve
 
-    from tempo_ray.serve.app import application
+    application = serve.status().applications.get(APP)
+    lines = []
+    for name, one in application.deployments.items() if application is not None else ():
+        errors = list(re.finditer(r"^[\w.]+(?:Error|Exception): ", one.message, re.MULTILINE))
+        if one.status != "HEALTHY" and errors:
+            lines.append(f"{name} did not start: {one.message[errors[-1].start() :].strip()[:1500]}")
+    return "\n".join([*lines, "the whole of it is in /tmp/ray/session_latest/logs/serve"]) if lines else ""
 
-    app = application(config, token)
-    # attaches to the Serve that the driver is starting, or starts it in the same way
-    serve.start(http_options={"host": config.host, "port": config.port}, logging_config=QUIET)
-    serve.run(app, name=APP, route_prefix="/", logging_config=QUIET)
+
+class Deployer:
+    def __init__(self) -> None:
+        import tempo_ray.serve.app  # noqa: F401
+
+    def deploy(self, config: ServeConfig, token: bytes | None) -> None:
+        from ray import serve
+
+        from tempo_ray.serve.app import application
+
+        serve.run(application(config, token), name=APP, route_prefix="/", logging_config=QUIET)
 
 
 def announce(config: ServeConfig, seconds: float) -> None:

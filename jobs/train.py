@@ -14,10 +14,16 @@ def main() -> None:
     config = parse_args(TrainConfig, __doc__, section="train")
 
     from tempo_ray import job
-    from tempo_ray.train import launch
+    from tempo_ray.train.plan import make_plan, resolved
 
     with job.running("train", config.run, config) as counts:
-        facts = launch.train(config)
+        config = resolved(config)
+        plan = make_plan(config)
+        print(plan.shown, flush=True)
+
+        from tempo_ray.train import launch
+
+        facts = launch.train(config, plan)
         counts |= facts
         print(launch.summary(facts))
 

@@ -334,7 +334,7 @@ class AutoscaleConfig(Config):
 
 
 class GuardConfig(Config):
-    """What one request to the endpoint may be. Its tokens are bounded by engine.max_model_len, its frames by frames.max_frames."""
+    """What one request to the endpoint may be. engine.max_model_len bounds its tokens, frames.max_frames its frames."""
 
     max_body_bytes: Positive = 100_000_000
     """Most bytes of a request, fetched videos included; base64 takes 4 bytes for 3."""
@@ -536,7 +536,8 @@ def describe(model: type[BaseModel], prefix: str = "") -> list[str]:
         if inner and not str(annotation).startswith("tuple"):
             lines += describe(inner[0], f"{prefix}{name}.")
             continue
-        default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), default=str)
+        value = field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else json.dumps(value, default=str)
         meaning = " ".join((field.description or "").split())
         lines.append(f"  {prefix}{name}  [{default}]" + (f"\n      {meaning}" if meaning else ""))
     return lines

@@ -53,7 +53,9 @@ def _first_write(uri: str, text: str, run: str) -> None:
     try:
         write_bytes(uri, text.encode())
     except OSError as problem:
-        raise BadInput(f"cannot write to run={run}: {problem.strerror or problem}; give a run directory that can be written to") from None
+        raise BadInput(
+            f"cannot write to run={run}: {problem.strerror or problem}; give a run directory that can be written to"
+        ) from None
 
 
 def _try_write(uri: str, text: str) -> None:

@@ -47,7 +47,7 @@ def test_overrides_come_after_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_refused_with_its_fix(model: type, words: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match="(?s).*") as caught:
+    with pytest.raises(ConfigError) as caught:
         load_config(model, None, words)
     assert message in str(caught.value)
 
@@ -84,7 +84,12 @@ def test_every_config_that_ships_is_valid(file: Path) -> None:
     assert sections
     assert set(sections) <= set(JOBS)
     for job in sections:
-        needed = {"generate_pairs": PAIRS[:2], "train": ["run=r", "sft.data=s"], "serve": [], "evaluate": ["run=r", "questions=q"]}
+        needed = {
+            "generate_pairs": PAIRS[:2],
+            "train": ["run=r", "sft.data=s"],
+            "serve": [],
+            "evaluate": ["run=r", "questions=q"],
+        }
         load_config(JOBS[job], str(file), needed[job], section=job)
 
 

@@ -35,7 +35,9 @@ class Descriptor:
         frame = cv2.resize(frame, (96, 96), interpolation=cv2.INTER_AREA)
         hsv = cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)
         colors = cv2.calcHist([hsv], [0, 1, 2], None, [12, 4, 8], [0, 180, 0, 256, 0, 256]).ravel()
-        edges = np.abs(cv2.Laplacian(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.CV_32F)).reshape(6, 16, 6, 16).mean((1, 3)).ravel()
+        edges = (
+            np.abs(cv2.Laplacian(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.CV_32F)).reshape(6, 16, 6, 16).mean((1, 3)).ravel()
+        )
         edges = edges / max(float(np.linalg.norm(edges)), 1e-9)
         return np.concatenate([np.sqrt(0.7 * colors / colors.sum()), np.sqrt(0.3) * edges])
 

@@ -13,7 +13,7 @@ import numpy as np
 from pyarrow import fs
 
 from tempo_ray.config import DecodeConfig
-from tempo_ray.models.frames import UnreadableVideo
+from tempo_ray.models.frames import DECORD_ERRORS, UnreadableVideo
 from tempo_ray.paths import read_bytes, resolve
 
 
@@ -54,10 +54,12 @@ def _largest(container: av.container.InputContainer) -> av.VideoStream:
 
 
 def _probe_av(uri: str) -> Probe:
-    with av.open(_source(uri)) as container:
+    with av.open(_source(uri), "r") as container:
         stream = _largest(container)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else (container.duration or 0) / 1e6
+        seconds = (
+            float(stream.duration * stream.time_base) if stream.duration and stream.time_base else (container.duration or 0) / 1e6
+        )
         frames = stream.frames or int(seconds * fps)
         return Probe(frames, fps, stream.width, stream.height, "pyav")
 
@@ -68,7 +70,7 @@ def probe(uri: str) -> Probe:
         reader = decord.VideoReader(_source(uri), num_threads=1)
         height, width = reader[0].shape[:2]
         found = Probe(len(reader), float(reader.get_avg_fps()), width, height, "decord")
-    except (decord.DECORDError, IndexError):
+    except DECORD_ERRORS:
         try:
             found = _probe_av(uri)
         except av.error.FFmpegError as error:
@@ -86,7 +88,7 @@ def _chunks_decord(uri: str, size: tuple[int, int], frames: int) -> Iterator[np.
 
 def _chunks_av(uri: str, size: tuple[int, int], frames: int) -> Iterator[np.ndarray]:
     held: list[np.ndarray] = []
-    with av.open(_source(uri)) as container:
+    with av.open(_source(uri), "r") as container:
         for frame in container.decode(_largest(container)):
             held.append(frame.to_ndarray(format="rgb24", width=size[0], height=size[1]))
             if len(held) == frames:
@@ -105,7 +107,7 @@ def small_frames(uri: str, known: Probe, config: DecodeConfig) -> Iterator[np.nd
     size = _small(known.width, known.height, config.short_side)
     try:
         yield from chunks(uri, size, config.chunk_frames)
-    except (decord.DECORDError, av.error.FFmpegError) as error:
+    except (*DECORD_ERRORS, av.error.FFmpegError) as error:
         raise UnreadableVideo(f"cannot be decoded to its end: {str(error).splitlines()[0]}") from error
 
 
@@ -127,13 +129,13 @@ def frames_at(uri: str, decoder: str, indices: Sequence[int], max_pixels: int) -
             reader = decord.VideoReader(_source(uri), num_threads=1)
             found = {index: fit(reader[index].asnumpy(), max_pixels) for index in wanted if index < len(reader)}
         else:
-            with av.open(_source(uri)) as container:
+            with av.open(_source(uri), "r") as container:
                 for number, frame in enumerate(container.decode(_largest(container))):
                     if number in wanted:
                         found[number] = fit(frame.to_ndarray(format="rgb24"), max_pixels)
                     if number >= wanted[-1]:
                         break
-    except (decord.DECORDError, av.error.FFmpegError) as error:
+    except (*DECORD_ERRORS, av.error.FFmpegError) as error:
         raise UnreadableVideo(f"frames cannot be decoded: {str(error).splitlines()[0]}") from error
     if len(found) < len(wanted):
         raise UnreadableVideo(f"frame {next(index for index in wanted if index not in found)} is announced and not there")

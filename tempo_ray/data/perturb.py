@@ -78,9 +78,7 @@ def _candidates(n: int, kind: PerturbationType, strength: int, rng: np.random.Ge
     yield from (few[index] for index in rng.permutation(len(few)))
 
 
-def distinct(
-    n: int, types: Sequence[PerturbationType], strengths: Sequence[int], seed: int, video_id: str
-) -> list[Perturbation]:
+def distinct(n: int, types: Sequence[PerturbationType], strengths: Sequence[int], seed: int, video_id: str) -> list[Perturbation]:
     """Perturbations that differ from the clean order and from each other; for a small n there are fewer of them.
 
     The strongest are found first, and reversals before shuffles at every strength, since a reversal has one order and a

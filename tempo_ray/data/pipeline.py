@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import ray
+from ray.data import SaveMode
 from ray.data.checkpoint import CheckpointConfig
 
 from tempo_ray import schema
@@ -16,8 +17,8 @@ from tempo_ray.data import clips, pairs, respond
 from tempo_ray.data.prompts import PROMPT_SETS
 from tempo_ray.data.select import select
 from tempo_ray.data.videos import list_videos
-from tempo_ray.models.engine import model_hash
 from tempo_ray.models.check import prompts_name
+from tempo_ray.models.engine import model_hash
 from tempo_ray.paths import RunPaths, exists, resolve
 
 
@@ -128,7 +129,9 @@ def write_pairs(config: GeneratePairsConfig) -> dict[str, int]:
     """answers/ -> pairs/, made anew. Returns how many candidates each rule dropped."""
     paths = RunPaths(config.run)
     answers = ray.data.read_parquet(paths.answers)
-    answers.map_batches(MakePairs(config), batch_format="pyarrow", batch_size=64).write_parquet(paths.pairs, mode="overwrite")
+    answers.map_batches(MakePairs(config), batch_format="pyarrow", batch_size=64).write_parquet(
+        paths.pairs, mode=SaveMode.OVERWRITE
+    )
     counted = answers.map_batches(CountDrops(config), batch_format="pyarrow", batch_size=64).take_all()
     dropped: Counter[str] = Counter()
     for row in counted:

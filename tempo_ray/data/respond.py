@@ -67,7 +67,9 @@ def parts_text(parts: Sequence[Part]) -> str:
 class Answerer:
     """Rows of schema.ANSWERS in, the same rows out: those kept have captions and answers now."""
 
-    def __init__(self, generate: Callable[[Sequence[Request]], list[Completion]], prompts: PromptSet, config: RespondConfig, seed: int) -> None:
+    def __init__(
+        self, generate: Callable[[Sequence[Request]], list[Completion]], prompts: PromptSet, config: RespondConfig, seed: int
+    ) -> None:
         self._generate = generate
         self._prompts = prompts
         self._config = config

@@ -35,7 +35,7 @@ def set_environment(config: EngineConfig) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     # several engines on a node must not all be bound to its first cores
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
@@ -115,4 +115,3 @@ class Engine:
             )
             for out in outputs
         ]
-

@@ -20,6 +20,10 @@ from tempo_ray.config import FramesConfig
 from tempo_ray.paths import read_bytes
 
 
+DECORD_ERRORS = (decord.DECORDError, RuntimeError, IndexError)
+"""What decord raises for a file that it cannot open or a frame that it cannot decode."""
+
+
 class UnreadableVideo(ValueError):
     """The bytes are no video, or hold no frame that can be decoded. Trying again will not help."""
 
@@ -84,7 +88,7 @@ def _read_decord(data: bytes, config: FramesConfig, model_type: str) -> tuple[np
 
 
 def _read_av(data: bytes, config: FramesConfig, model_type: str) -> tuple[np.ndarray, list[int], int, float]:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         if not container.streams.video:
             raise UnreadableVideo("no video stream")
         stream = max(container.streams.video, key=lambda one: one.width * one.height)

@@ -12,7 +12,7 @@ from tempo_ray.config import FramesConfig
 from tempo_ray.models.frames import read_frames
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  the backend must be chosen first
+from matplotlib import pyplot
 
 NAMES = {
     "order": "order of events",
@@ -41,7 +41,9 @@ def table(facts: dict[str, Any]) -> str:
 def pick_pair(folder: Path) -> dict[str, Any]:
     """A pair whose rejected answer has the same number of events and a very different order."""
     rows = ds.dataset(folder, format="parquet").to_table().to_pylist()
-    return max(rows, key=lambda row: (row["perturbation"] != "drop", row["order_distance"], -row["text_distance"], row["pair_id"]))
+    return max(
+        rows, key=lambda row: (row["perturbation"] != "drop", row["order_distance"], -row["text_distance"], row["pair_id"])
+    )
 
 
 def _filmstrip(axes: Any, pair: dict[str, Any], videos: Path) -> None:
@@ -58,7 +60,11 @@ def _texts(axes: Any, pair: dict[str, Any]) -> None:
     blocks = (
         ("asked", pair["prompt"], "black"),
         ("chosen: written from the clips in order", pair["chosen"], TEMPO),
-        (f"rejected: written from the clips as {shown} ({pair['perturbation']}, r = {pair['strength']})", pair["rejected"], REJECTED),
+        (
+            f"rejected: written from the clips as {shown} ({pair['perturbation']}, r = {pair['strength']})",
+            pair["rejected"],
+            REJECTED,
+        ),
     )
     height = 1.0
     for head, text, color in blocks:
@@ -79,7 +85,9 @@ def _scores(axes: Any, facts: dict[str, Any]) -> None:
     names = []
     for key in keys:
         row = facts["accuracy"][key]
-        names.append(f"{NAMES[key].strip()}\n{100 * row['difference']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})")
+        names.append(
+            f"{NAMES[key].strip()}\n{100 * row['difference']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+        )
     axes.set_xticks(where, names, fontsize=9)
     axes.set_ylim(0, 112)
     axes.set_ylabel("right answers, %")

@@ -51,7 +51,8 @@ class NoDownload(CallbackBase):
 
 class InProcessEngine(VLLMEngine):
     def _prepare_engine_config(self, callback_ctx: Any) -> Any:
-        know_architectures(self.llm_config.model_loading_config.model_source)
+        engine: Any = self.llm_config.get_engine_config()
+        know_architectures(engine.actual_hf_model_id)
         return super()._prepare_engine_config(callback_ctx)
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
@@ -61,11 +62,12 @@ class InProcessEngine(VLLMEngine):
 class Server(LLMServer):
     async def _start_engine(self) -> None:
         """Without ray.serve.llm's usage report, whose agent is a process of 700 MB, seconds in the starting."""
+        assert self.engine is not None
         await self.engine.start()
 
 
 class InProcessServer(Server):
-    _default_engine_cls = InProcessEngine
+    _default_engine_cls = InProcessEngine  # type: ignore[assignment]
 
 
 class Ingress(OpenAiIngress):
@@ -137,6 +139,8 @@ def llm_config(config: ServeConfig, model: ServedModel) -> LLMConfig:
             "autoscaling_config": scale.model_dump(),
             "max_ongoing_requests": max(2 * scale.target_ongoing_requests, config.engine.max_num_seqs),
             "health_check_timeout_s": 60.0,
+            # a model that does not load does not load the third time either
+            "max_constructor_retry_count": scale.min_replicas,
         },
         runtime_env={"env_vars": _environment(config, local)},
         callback_config={"callback_class": NoDownload},
@@ -180,7 +184,7 @@ def application(config: ServeConfig, token: bytes | None) -> Application:
         for model in config.models
     }
     scale = config.autoscale.model_dump() | {"target_ongoing_requests": 64}
-    ingress = serve.deployment(
+    ingress: Any = serve.deployment(
         make_fastapi_ingress(Ingress, endpoint_map=ENDPOINTS, app=guarded(config, token)),
         name="ingress",
         ray_actor_options={"num_cpus": 0.1},

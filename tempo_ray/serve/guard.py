@@ -18,7 +18,7 @@ from tempo_ray.config import GuardConfig
 from tempo_ray.job import BadInput
 from tempo_ray.serve.fetch import Refusal, fetch_public
 
-TOKEN_VARIABLE = "TEMPO_RAY_TOKEN"  # noqa: S105 - the name, not the secret
+TOKEN_VARIABLE = "TEMPO_RAY_TOKEN"
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]

@@ -5,7 +5,7 @@ Stock architectures and stock processors: transformers and vLLM load the folder 
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,7 +65,8 @@ def _corpus() -> list[str]:
 def make_tokenizer() -> Qwen2Tokenizer:
     """Byte-level BPE in which nearly every word of ShapeWorld is one token."""
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = Qwen2Tokenizer()._tokenizer.pre_tokenizer
+    stock: Any = Qwen2Tokenizer()
+    bpe.pre_tokenizer = stock._tokenizer.pre_tokenizer
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=1024 - len(SPECIAL), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
@@ -74,7 +75,7 @@ def make_tokenizer() -> Qwen2Tokenizer:
     learned = json.loads(bpe.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=learned["vocab"],
-        merges=[tuple(merge) for merge in learned["merges"]],
+        merges=[tuple(merge) for merge in learned["merges"]],  # type: ignore[misc]  # the tokenizer wants pairs
         model_max_length=CONTEXT,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -103,20 +104,20 @@ def make_processor(family: Family, tokenizer: Qwen2Tokenizer) -> ProcessorMixin:
     # Qwen3-VL's own mean and std; vLLM normalises videos by those of the image processor
     image = Qwen2VLImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, **shared)
     # Qwen3-VL counts the pixels of all frames together
-    video = Qwen3VLVideoProcessor(
+    all_frames = Qwen3VLVideoProcessor(
         size={"shortest_edge": 2 * side * side, "longest_edge": 768 * 64 * 64},
         cap_pixels_per_frame=True,
         max_video_tokens=4,
         **shared,
     )
-    return Qwen3VLProcessor(image, tokenizer, video, chat_template=CHAT_TEMPLATE)
+    return Qwen3VLProcessor(image, tokenizer, all_frames, chat_template=CHAT_TEMPLATE)
 
 
 def make_model(family: Family, tokenizer: Qwen2Tokenizer, hidden: int = 192, layers: int = 4) -> PreTrainedModel:
-    def token(name: str) -> int:
-        return int(tokenizer.convert_tokens_to_ids(name))
+    def token(name: str) -> Any:
+        return tokenizer.convert_tokens_to_ids(name)
 
-    ids = {
+    ids: dict[str, Any] = {
         "image_token_id": token("<|image_pad|>"),
         "video_token_id": token("<|video_pad|>"),
         "vision_start_token_id": token("<|vision_start|>"),
@@ -153,18 +154,19 @@ def make_model(family: Family, tokenizer: Qwen2Tokenizer, hidden: int = 192, lay
         return Qwen2_5_VLForConditionalGeneration(config)
     rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [12, 10, 10], "mrope_interleaved": True}
     seen = vision | {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 256}
-    config = Qwen3VLConfig(
+    interleaved = Qwen3VLConfig(
         text_config=text | {"rope_parameters": rope, "head_dim": 64},
         vision_config=seen,
         tie_word_embeddings=True,
         **ids,
     )
-    return Qwen3VLForConditionalGeneration(config)
+    return Qwen3VLForConditionalGeneration(interleaved)
 
 
 def save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
     """The whole folder: weights, processor, generation config, and which prompts the model is asked with."""
-    model.to(dtype).save_pretrained(folder)
+    torch.nn.Module.to(model, dtype)
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)
     tokenizer = processor.tokenizer
     GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)

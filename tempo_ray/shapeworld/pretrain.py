@@ -150,9 +150,7 @@ class Tasks:
         return tasks[int(rng.choice(len(tasks), p=weights))](rng)
 
 
-def encode_examples(
-    processor: Any, config: PretrainedConfig, examples: list[Example]
-) -> tuple[list[Encoded], list[int]]:
+def encode_examples(processor: Any, config: PretrainedConfig, examples: list[Example]) -> tuple[list[Encoded], list[int]]:
     """Prompt and answer of each example as one sequence, and where its answer begins."""
     prompts = [chat_text(processor, example.parts) for example in examples]
     end = processor.tokenizer.eos_token
@@ -251,14 +249,17 @@ def pretrain_vision(model: PreTrainedModel, processor: Any, settings: PretrainSe
             group["lr"] = 1e-3 * min(1.0, (step + 1) / 50, 2 * (1 - step / settings.vision_steps))
         tokens = tower(patches["pixel_values_videos"], grid_thw=patches["video_grid_thw"]).pooler_output
         logits = head(tokens.view(len(shots), -1, tokens.shape[-1]).mean(1)).split([len(one) for one in names], -1)
-        loss = sum(torch.nn.functional.cross_entropy(one, target[:, column]) for column, one in enumerate(logits))
+        loss = torch.stack([torch.nn.functional.cross_entropy(one, target[:, column]) for column, one in enumerate(logits)]).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0:
             right = [(one.argmax(-1) == target[:, column]).float().mean().item() for column, one in enumerate(logits)]
-            report(f"vision step {step + 1}/{settings.vision_steps}  colour, shape, deed right: " + " ".join(f"{r:.2f}" for r in right))
+            report(
+                f"vision step {step + 1}/{settings.vision_steps}  colour, shape, deed right: "
+                + " ".join(f"{r:.2f}" for r in right)
+            )
 
 
 def pretrain(settings: PretrainSettings, output: Path, report: Callable[[str], None] = print) -> dict[str, Any]:

@@ -5,7 +5,7 @@ the log-probs that it has alone, while the video is encoded once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,8 +70,16 @@ class Batch:
     weight: float = 1.0
 
     def to(self, device: torch.device) -> "Batch":
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return replace(self, inputs={name: value.to(device) for name, value in self.inputs.items()}, **moved)
+        return Batch(
+            inputs={name: value.to(device) for name, value in self.inputs.items()},
+            source=self.source.to(device),
+            target=self.target.to(device),
+            answer=self.answer.to(device),
+            chosen=self.chosen.to(device),
+            rejected=self.rejected.to(device),
+            lengths=self.lengths.to(device),
+            weight=self.weight,
+        )
 
 
 def group_tokens(processor: Any, config: PretrainedConfig, group: Group, video: Frames) -> Tokens:
@@ -129,7 +137,10 @@ def collate(groups: Sequence[Tokens], pad: int, weight: float = 1.0) -> Batch:
     ids = np.full((len(groups), length), pad)
     positions = np.zeros((3, len(groups), length), np.int64)
     segments = np.full((len(groups), length), PADDING)
-    source, answer, chosen, rejected = [], [], [], []
+    source: list[np.ndarray] = []
+    answer: list[np.ndarray] = []
+    chosen: list[int] = []
+    rejected: list[int] = []
     answers = 0
     for row, one in enumerate(groups):
         ids[row, : len(one)] = one.ids

@@ -20,7 +20,7 @@ from tempo_ray.job import BadInput
 from tempo_ray.paths import RunPaths, exists, read_bytes
 from tempo_ray.train.folders import fetch, publish, work_folder
 from tempo_ray.train.loop import run_stage
-from tempo_ray.train.plan import Planned, digest, make_plan, resolved
+from tempo_ray.train.plan import Plan, Planned, digest, finished
 
 KEPT_CHECKPOINTS = 2
 POLL_SECONDS = 0.5
@@ -69,12 +69,15 @@ def _printed() -> Iterator[Any]:
         ray.kill(mailbox)
 
 
-def _environment(local: bool) -> None:
-    """Read by Ray Train in this process: notice a finished stage at once, wait for nodes, and leave paths as they are."""
+def _connect(config: TrainConfig) -> None:
+    """To Ray, with what Ray Train reads from this process's environment: notice a finished stage at once, wait for nodes,
+    and leave paths as they are."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    if local:
+    connect(config.ray, worker_logs=False)
+    if config.ray.address is None and "RAY_ADDRESS" not in os.environ:
+        _check_room(config)
         # there is no node to lose, and the watcher's process takes seconds to start
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
@@ -92,7 +95,7 @@ def _trainer(config: TrainConfig, arguments: dict[str, Any]) -> TorchTrainer:
     workers = config.workers
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     return TorchTrainer(
-        run_stage,
+        run_stage,  # type: ignore[arg-type]  # Ray's annotation has no return value; its Result does
         train_loop_config=arguments,
         scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
@@ -106,15 +109,8 @@ def _trainer(config: TrainConfig, arguments: dict[str, Any]) -> TorchTrainer:
 
 
 def _run(config: TrainConfig, stage: Planned, start: str, number: int) -> dict[str, Any]:
-    """Trains the stage unless it is finished. Returns its facts. Raises BadInput where trying again would not help."""
-    folder = RunPaths(config.run).stage(stage.name)
-    identity = digest(config, stage, start)
-    if exists(f"{folder}/stage.json"):
-        facts = json.loads(read_bytes(f"{folder}/stage.json"))
-        if facts["digest"] != identity:
-            raise BadInput(f"{folder} was trained with other settings or data: choose another run=, or remove that folder")
-        print(f"{stage.name}: finished before", flush=True)
-        return facts
+    """Trains the stage and returns its facts. Raises BadInput where trying again would not help."""
+    _connect(config)
     began = time.monotonic()
     arguments = {
         "config": config.model_dump(mode="json"),
@@ -123,10 +119,10 @@ def _run(config: TrainConfig, stage: Planned, start: str, number: int) -> dict[s
         "start": start,
         "initial": config.model,
         "number": number,
-        "digest": identity,
+        "digest": digest(config, stage, start),
     }
     with _printed() as lines:
-        facts = _trainer(config, arguments | {"lines": lines}).fit().return_value
+        facts = _trainer(config, arguments | {"lines": lines}).fit().return_value  # type: ignore[attr-defined]
     if "stopped" in facts:
         raise BadInput(f"{stage.name} stopped: {facts['stopped']}")
     skipped = "".join(f", {number} {reason}" for reason, number in facts["skipped"].items())
@@ -147,23 +143,18 @@ def _write_model(config: TrainConfig, stages: list[dict[str, Any]]) -> None:
     publish(part, paths.model)
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig, plan: Plan) -> dict[str, Any]:
     """Trains what is not trained yet and leaves the model in the run's model/. Returns the facts of all stages.
 
-    Raises BadInput.
+    `config` is `resolved`, `plan` made from it. Raises BadInput.
     """
-    config = resolved(config)
-    plan = make_plan(config)
-    print(plan.shown, flush=True)
-    connect(config.ray, worker_logs=False)
-    local = config.ray.address is None and "RAY_ADDRESS" not in os.environ
-    if local:
-        _check_room(config)
-    _environment(local)
     start = config.model
     facts = []
     for number, stage in enumerate(plan.stages):
-        facts.append(_run(config, stage, start, number))
+        before = finished(config, stage, start)
+        if before is not None:
+            print(f"{stage.name}: finished before", flush=True)
+        facts.append(before or _run(config, stage, start, number))
         start = f"{RunPaths(config.run).stage(stage.name)}/merged"
     _write_model(config, facts)
     return {"stages": facts, "left_out": plan.left_out, "model": RunPaths(config.run).model}

@@ -24,7 +24,7 @@ def add_adapter(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PeftMode
     torch.manual_seed(seed)
     peft_config = PeftLoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides it by the rank: a float will do
         lora_dropout=lora.dropout,
         target_modules=f"{LANGUAGE}|{VISION}" if lora.train_vision else LANGUAGE,
         task_type="CAUSAL_LM",
@@ -50,10 +50,10 @@ def save_merged(source: str, weights: dict[str, torch.Tensor], lora: LoraConfig 
     if unknown:
         raise ValueError(f"{len(unknown)} trained weights have no place in {source}, {unknown[0]} for one")
     if adapted is not None:
-        adapted.save_pretrained(folder / "adapter")
+        adapted.save_pretrained(str(folder / "adapter"))
         model = adapted.merge_and_unload(safe_merge=True)
     merged = folder / "merged"
-    model.to(dtype).save_pretrained(merged)
+    model.to(dtype).save_pretrained(merged)  # type: ignore[arg-type]  # transformers' wrapper of `to` hides self
     AutoProcessor.from_pretrained(source).save_pretrained(merged)
     prompts = Path(source) / "tempo_ray.json"
     if prompts.is_file():

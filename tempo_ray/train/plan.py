@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from tempo_ray.config import TrainConfig
 from tempo_ray.job import BadInput
 from tempo_ray.models.check import NotAModel, check_model
-from tempo_ray.paths import RunPaths, exists
+from tempo_ray.paths import RunPaths, exists, read_bytes
 from tempo_ray.train.curriculum import Stage, make_stage, read_pairs, stage_strengths, table
 from tempo_ray.train.folders import absolute
 from tempo_ray.train.sft import BadConversations, read_conversations
@@ -82,6 +83,10 @@ def make_plan(config: TrainConfig) -> Plan:
         check_model(config.model)
     except NotAModel as error:
         raise BadInput(str(error)) from error
+    if config.deepspeed.zero_stage == 0 and config.deepspeed.dtype == "bfloat16":
+        raise BadInput(
+            "deepspeed.zero_stage 0 keeps no float32 copy of bfloat16 weights and rounds small updates away: use 2 or 3"
+        )
     align: list[Planned] = []
     sft: list[Planned] = []
     left_out: dict[str, int] = {}
@@ -102,3 +107,14 @@ def digest(config: TrainConfig, stage: Planned, start: str) -> str:
     shared = config.model_dump(mode="json", include={"seed", "frames", "max_tokens", "deepspeed"})
     facts = [stage.name, stage.items, start, shared, kind.model_dump(mode="json"), config.workers.count]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def finished(config: TrainConfig, stage: Planned, start: str) -> dict[str, Any] | None:
+    """The facts of a stage that was trained before. Raises BadInput where other settings trained it."""
+    folder = RunPaths(config.run).stage(stage.name)
+    if not exists(f"{folder}/stage.json"):
+        return None
+    facts = json.loads(read_bytes(f"{folder}/stage.json"))
+    if facts["digest"] != digest(config, stage, start):
+        raise BadInput(f"{folder} was trained with other settings or data: choose another run=, or remove that folder")
+    return facts

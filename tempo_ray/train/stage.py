@@ -139,7 +139,9 @@ class Steps:
             for group in engine.optimizer.param_groups:
                 group["lr"] = rate
             engine.step()
-            means["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
+            norm = engine.get_global_grad_norm()
+            if norm is not None:  # zero_stage 0 does not keep it
+                means["grad_norm"] = float(norm)
         return means
 
 

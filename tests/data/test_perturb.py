@@ -34,8 +34,9 @@ def test_each_type_does_what_it_says(n: int, seed: int) -> None:
         if one.type == "reverse":
             assert one.order == tuple(itertools.chain.from_iterable(reversed(blocks)))
         else:
-            assert any(one.order == tuple(itertools.chain(*p)) for p in itertools.permutations(blocks)) or len(blocks) > 7
-            assert all(one.order.index(block[0]) + len(block) - 1 == one.order.index(block[-1]) for block in blocks)
+            for block in blocks:
+                start = one.order.index(block[0])
+                assert one.order[start : start + len(block)] == block
 
 
 def test_sixteen_clips_have_every_strength_of_every_type() -> None:
@@ -48,7 +49,7 @@ def test_a_single_clip_cannot_be_perturbed() -> None:
 
 
 def test_two_blocks_have_one_other_order_and_the_reversal_takes_it() -> None:
-    found = [one for one in distinct(8, ("shuffle", "reverse"), (2,), 0, "v")]
+    found = distinct(8, ("shuffle", "reverse"), (2,), 0, "v")
     assert [(one.type, one.order) for one in found] == [("reverse", (4, 5, 6, 7, 0, 1, 2, 3))]
 
 
@@ -61,6 +62,8 @@ def test_the_reference_collapses_and_leaves_orders_unchanged() -> None:
     assert len(reference(5, TYPES, STRENGTHS, 0, "v")) == 12
 
 
-@pytest.mark.parametrize(("order", "distance"), [((0, 1, 2), 0.0), ((2, 1, 0), 1.0), ((1, 0, 2), 1 / 3), ((5,), 0.0), ((0, 3, 7), 0.0)])
+@pytest.mark.parametrize(
+    ("order", "distance"), [((0, 1, 2), 0.0), ((2, 1, 0), 1.0), ((1, 0, 2), 1 / 3), ((5,), 0.0), ((0, 3, 7), 0.0)]
+)
 def test_order_distance_is_kendalls(order: tuple[int, ...], distance: float) -> None:
     assert order_distance(order) == pytest.approx(distance)

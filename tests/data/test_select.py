@@ -110,7 +110,7 @@ def test_clips_are_runs_of_one_group() -> None:
 def test_key_frames_are_the_sharpest_near_the_thirds() -> None:
     sharpness = np.ones(30)
     sharpness[12] = 50.0
-    assert key_frames(sharpness, 0, 30) == [12, 20]
+    assert key_frames(sharpness, 0, 30) == [12, 19]
     assert key_frames(np.zeros(30), 0, 30)[0] in (9, 10)
 
 

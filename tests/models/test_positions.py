@@ -52,7 +52,7 @@ def test_grids_and_tokens_must_agree(folders: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="announced"):
         mrope_positions(config, ids, np.array([[2, 4, 4]]))
     with pytest.raises(ValueError, match="too many"):
-        mrope_positions(config, ids + [config.video_token_id], np.array([[1, 4, 4]]))
+        mrope_positions(config, [*ids, config.video_token_id], np.array([[1, 4, 4]]))
 
 
 def test_transformers_still_places_the_text_after_a_long_video_elsewhere(folders: dict[str, str]) -> None:

@@ -1,13 +1,24 @@
 """A tiny model of each family and a few drawn videos, made once a session."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tempo_ray.shapeworld.build import FAMILIES, make_random
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another make tiny models slow on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

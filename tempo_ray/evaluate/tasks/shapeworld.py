@@ -40,7 +40,7 @@ class Question:
 def read_questions(file: str, limit: int | None = None) -> list[Question]:
     """The questions of a file, in its order. Raises BadQuestions, or OSError where the file cannot be read."""
     path = Path(file)
-    questions = []
+    questions: list[Question] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if line.strip() and (limit is None or len(questions) < limit):
             try:
