@@ -57,22 +57,16 @@ class Demo:
             finally:
                 _end(process)
 
-    def step(self, name: str, title: str) -> contextlib.AbstractContextManager[None]:
-        return self._timed(name, title)
-
     @contextlib.contextmanager
-    def _timed(self, name: str, title: str) -> Iterator[None]:
+    def step(self, name: str, title: str) -> Iterator[None]:
         print(f"\n[{STEPS.index(name) + 1}/{len(STEPS)}] {title}", flush=True)
         began = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - began, 1)
         print(f"    ({self.seconds[name]:.0f} s; {time.monotonic() - self.began:.0f} s in all)", flush=True)
 
-    def serving(self, *words: str) -> contextlib.AbstractContextManager[str]:
-        return self._endpoint(*words)
-
     @contextlib.contextmanager
-    def _endpoint(self, *words: str) -> Iterator[str]:
+    def serving(self, *words: str) -> Iterator[str]:
         with self._started("serve", *words) as (process, log):
             for line in _lines(process):
                 if line.startswith("ready: "):
@@ -85,7 +79,7 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
     stdout: IO[str] | None = process.stdout
     assert stdout is not None
     for line in stdout:
-        if line.strip():
+        if line.strip() and not line.startswith("\x1b["):  # Ray's own warnings come coloured
             yield line.rstrip()
 
 

@@ -19,7 +19,6 @@ import torch
 from tempo_ray.config import FramesConfig
 from tempo_ray.paths import read_bytes
 
-
 DECORD_ERRORS = (decord.DECORDError, RuntimeError, IndexError)
 """What decord raises for a file that it cannot open or a frame that it cannot decode."""
 
@@ -107,7 +106,7 @@ def read_frames(uri: str, config: FramesConfig, model_type: str) -> Frames:
         raise UnreadableVideo("empty file")
     try:
         pixels, indices, total, fps = _read_decord(data, config, model_type)
-    except (decord.DECORDError, RuntimeError):  # bare RuntimeError: decord could not open it at all
+    except DECORD_ERRORS:
         try:
             pixels, indices, total, fps = _read_av(data, config, model_type)
         except av.error.FFmpegError as error:

@@ -11,9 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen3VLProcessor,
+)
 
-from tempo_ray.models.check import NotAModel, check_model, prompts_name  # noqa: F401
 from tempo_ray.models.frames import Frames
 from tempo_ray.models.positions import mrope_positions
 
@@ -40,8 +46,13 @@ def user_message(parts: Sequence[str | None]) -> list[dict[str, Any]]:
 
 
 def chat_text(processor: Any, parts: Sequence[str | None]) -> str:
-    """The prompt as text, up to where the assistant's answer begins; one placeholder a video."""
-    return processor.apply_chat_template(user_message(parts), add_generation_prompt=True, tokenize=False)
+    """The prompt as text, up to where the assistant's answer begins; one placeholder a video.
+
+    The markers round a Qwen3-VL video go: transformers 5.19 and vLLM 0.32 would leave them standing around the per-frame
+    ones; the model's pre-training has the per-frame ones alone.
+    """
+    text = processor.apply_chat_template(user_message(parts), add_generation_prompt=True, tokenize=False)
+    return text.replace(_VIDEO, "<|video_pad|>") if isinstance(processor, Qwen3VLProcessor) else text
 
 
 @dataclass(frozen=True)
@@ -55,14 +66,8 @@ class Encoded:
 
 
 def encode(processor: Any, config: PretrainedConfig, texts: Sequence[str], videos: Sequence[Sequence[Frames]]) -> list[Encoded]:
-    """Texts from `chat_text` (an answer may follow), and the videos of each -> model input.
-
-    The markers round a Qwen3-VL video go: transformers 5.19 leaves them standing around the per-frame ones; the model's
-    pre-training and vLLM do not.
-    """
+    """Texts from `chat_text` (an answer may follow), and the videos of each -> model input."""
     flat = [one for group in videos for one in group]
-    if config.model_type == "qwen3_vl":
-        texts = [text.replace(_VIDEO, "<|video_pad|>") for text in texts]
     kwargs: dict[str, Any] = {}
     if flat:
         metadata = [one.metadata | {"frames_indices": list(one.metadata["frames_indices"])} for one in flat]

@@ -1,0 +1,178 @@
+"""jobs/generate_pairs.py with the real engines: a folder of good and bad files, a second call, and a submitted job."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+
+from tempo_ray.schema import ANSWERS, PAIR
+from tempo_ray.shapeworld.render import write_video
+from tempo_ray.shapeworld.story import draw_story
+
+ROOT = Path(__file__).parents[2]
+GOOD = 6
+CONFIG = ["--config", "jobs/configs/embedded.yaml"]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for seed in range(GOOD):
+        write_video(draw_story(np.random.default_rng(seed), 4 + seed % 3), folder / f"good {seed}.mp4", 24, 64, 64)
+    write_video(draw_story(np.random.default_rng(9), 2), folder / "two shots.mp4", 24, 64, 64)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("no video\n" * 99)
+    (folder / "half.mp4").write_bytes((folder / "good 0.mp4").read_bytes()[:4000])
+    (folder / "notes.txt").write_text("not counted")
+    return folder
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "jobs/generate_pairs.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def done(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    finished = run(*CONFIG, f"run={folder}", f"videos.input={videos}")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert f"videos in 10 = kept {GOOD} + dropped 1 + failed 3" in finished.stdout
+    return folder
+
+
+def test_every_file_is_accounted_for(done: Path) -> None:
+    summary = json.loads((done / "summary" / "generate_pairs.json").read_text())
+    assert summary["status"] == "done"
+    assert (summary["videos_in"], summary["kept"], summary["dropped"], summary["failed"]) == (10, GOOD, 1, 3)
+    rows = ds.dataset(done / "answers", format="parquet").to_table().to_pylist()
+    assert set(rows[0]) == set(ANSWERS.names)
+    reasons = {Path(row["uri"]).name: row["reason"] for row in rows}
+    assert reasons["two shots.mp4"] == "too few cuts (2 < 4)"
+    assert reasons["empty.mp4"] == reasons["text.mp4"] == "not a video"
+
+
+def test_the_model_sees_and_tells(done: Path) -> None:
+    """Captions of clips name what was drawn, and the clean answer tells them in order."""
+    rows = ds.dataset(done / "answers", format="parquet").to_table().to_pylist()
+    right = told = clips = 0
+    for row in rows:
+        if row["status"] != "kept":
+            continue
+        seed = int(Path(row["uri"]).stem.split()[1])
+        events = [event.text() for event in draw_story(np.random.default_rng(seed), 4 + seed % 3).events]
+        captions = [clip["caption"].rstrip(".") for clip in row["clips"]]
+        assert len(captions) == len(events)
+        clips += len(events)
+        right += sum(one == other for one, other in zip(captions, events, strict=True))
+        clean = next(answer for answer in row["answers"] if answer["perturbation"] == "clean")
+        places = [clean["text"].find(caption) for caption in captions]
+        told += places == sorted(places) and -1 not in places
+    assert right >= 0.85 * clips
+    assert told >= GOOD - 2
+
+
+def test_pairs_differ_in_what_their_author_saw(done: Path) -> None:
+    table = ds.dataset(done / "pairs", format="parquet").to_table()
+    assert table.schema.metadata[b"tempo_ray.schema_version"]
+    assert table.column_names == PAIR.names
+    pairs = table.to_pylist()
+    assert len(pairs) > 5 * GOOD
+    assert len({pair["pair_id"] for pair in pairs}) == len(pairs)
+    assert {pair["strength"] for pair in pairs} == {16, 8, 4, 2}
+    for pair in pairs:
+        assert pair["chosen"] != pair["rejected"]
+        assert pair["rejected_order"] != pair["chosen_order"] == sorted(pair["chosen_order"])
+        assert all(rule["passed"] for rule in pair["rules"])
+
+
+def test_the_same_command_again_asks_the_model_nothing(done: Path, videos: Path) -> None:
+    before = sorted(file.name for file in (done / "answers").iterdir())
+    pairs = ds.dataset(done / "pairs", format="parquet").to_table(columns=["pair_id"])["pair_id"].to_pylist()
+    again = run(*CONFIG, f"run={done}", f"videos.input={videos}")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert sorted(file.name for file in (done / "answers").iterdir()) == before
+    same = ds.dataset(done / "pairs", format="parquet").to_table(columns=["pair_id"])["pair_id"].to_pylist()
+    assert sorted(same) == sorted(pairs)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["videos.input=/no/such/folder"], "no such file or folder"),
+        (["videos.input={texts}"], "no videos in it (1 files of other kinds)"),
+        (["videos.input={videos}", "respond.model={texts}"], "no config.json in it"),
+        (["videos.input={videos}", "respond.model=/no/model"], "no such folder"),
+        (["videos.input={videos}", "run=/proc/nothing"], "cannot write to run="),
+    ],
+)
+def test_bad_input_is_refused_in_seconds(words: list[str], message: str, videos: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("x")
+    began = time.monotonic()
+    refused = run(*CONFIG, f"run={tmp_path / 'run'}", *(word.format(texts=texts, videos=videos) for word in words))
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) <= 2
+    assert time.monotonic() - began < 15
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A Ray cluster of this test alone; yields the environment in which the ray command finds it."""
+    binaries = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
+    port = free_port()
+    words = [
+        "--head",
+        "--block",
+        f"--port={free_port()}",
+        "--num-cpus=6",
+        f"--dashboard-port={port}",
+        "--object-store-memory=200000000",
+    ]
+    with (tmp_path / "ray.log").open("w") as log:
+        process = subprocess.Popen(
+            [str(binaries / "ray"), "start", *words], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def test_the_job_is_submitted_as_it_is(cluster: dict[str, str], videos: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for seed in range(2):
+        shutil.copy(videos / f"good {seed}.mp4", few)
+    words = [*CONFIG, f"run={tmp_path / 'run'}", f"videos.input={few}"]
+    submit = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "jobs/generate_pairs.py", *words]
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(submit, cwd=ROOT, env=cluster, capture_output=True, text=True, timeout=500, check=False)
+        if done.returncode == 0 or "Failed to connect" not in done.stderr + done.stdout or time.monotonic() > deadline:
+            break
+        time.sleep(2)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "videos in 2 = kept 2 + dropped 0 + failed 0" in done.stdout
+    assert (tmp_path / "run" / "pairs").is_dir()
