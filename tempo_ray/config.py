@@ -431,6 +431,17 @@ class MakeShapeworldConfig(Config):
     ray: RayConfig = RayConfig()
 
 
+class PretrainConfig(Config):
+    """Nothing -> a tiny Video LLM and the record of its making."""
+
+    output: str
+    """Folder of the model. An interrupted run goes on from its last save."""
+    family: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
+    seed: int = 0
+    steps: Positive = 3000
+    threads: Positive = 2
+
+
 class DemoConfig(Config):
     """Everything from nothing: corpus, pairs, two trained models, endpoint, scores, picture."""
 

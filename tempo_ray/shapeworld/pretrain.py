@@ -37,7 +37,7 @@ class PretrainSettings:
     vision_steps: int = 400
     """The vision tower learns to name colour, shape and deed first, as real ones come pre-trained."""
     vision_batch: int = 128
-    steps: int = 4000
+    steps: int = 3000
     single_shot_steps: int = 400
     """Single shots come before whole videos: four-shot captions from the start stay at chance."""
     batch: int = 32

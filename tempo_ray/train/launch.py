@@ -17,7 +17,8 @@ from ray.train.torch import TorchTrainer
 from tempo_ray.cluster import connect
 from tempo_ray.config import TrainConfig
 from tempo_ray.job import BadInput
-from tempo_ray.paths import RunPaths, exists, read_bytes
+from tempo_ray.paths import RunPaths, exists, read_bytes, resolve
+from tempo_ray.train.card import model_card
 from tempo_ray.train.folders import fetch, publish, work_folder
 from tempo_ray.train.loop import run_stage
 from tempo_ray.train.plan import Plan, Planned, digest, finished
@@ -91,6 +92,11 @@ def _check_room(config: TrainConfig) -> None:
             raise BadInput(f"{needed} do not fit into {have.get(name, 0):g}: lower workers.count or workers.{name.lower()}s")
 
 
+def _save_name(config: TrainConfig, arguments: dict[str, Any]) -> str:
+    """A run of Ray Train goes on from the last save under its name: so all that a save depends on is part of it."""
+    return f"{arguments['name']}-{arguments['digest']}-{config.workers.count}x{config.deepspeed.zero_stage}"
+
+
 def _trainer(config: TrainConfig, arguments: dict[str, Any]) -> TorchTrainer:
     workers = config.workers
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
@@ -99,8 +105,7 @@ def _trainer(config: TrainConfig, arguments: dict[str, Any]) -> TorchTrainer:
         train_loop_config=arguments,
         scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
-            # a name that is used again goes on from its last save: so the digest is part of it
-            name=f"{arguments['name']}-{arguments['digest']}",
+            name=_save_name(config, arguments),
             storage_path=RunPaths(config.run).train,
             failure_config=FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
@@ -125,6 +130,8 @@ def _run(config: TrainConfig, stage: Planned, start: str, number: int) -> dict[s
         facts = _trainer(config, arguments | {"lines": lines}).fit().return_value  # type: ignore[attr-defined]
     if "stopped" in facts:
         raise BadInput(f"{stage.name} stopped: {facts['stopped']}")
+    filesystem, saves = resolve(f"{RunPaths(config.run).train}/{_save_name(config, arguments)}")
+    filesystem.delete_dir(saves)
     skipped = "".join(f", {number} {reason}" for reason, number in facts["skipped"].items())
     print(f"{stage.name}: done in {time.monotonic() - began:.1f} s{skipped}", flush=True)
     return facts
@@ -140,6 +147,7 @@ def _write_model(config: TrainConfig, stages: list[dict[str, Any]]) -> None:
     part = work_folder(paths.model)
     shutil.copytree(fetch(f"{paths.stage(stages[-1]['name'])}/merged"), part, dirs_exist_ok=True)
     Path(part, "training.json").write_text(record)
+    Path(part, "README.md").write_text(model_card(config, stages))
     publish(part, paths.model)
 
 

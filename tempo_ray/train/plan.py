@@ -102,10 +102,11 @@ def make_plan(config: TrainConfig) -> Plan:
 
 
 def digest(config: TrainConfig, stage: Planned, start: str) -> str:
-    """Of all that decides what a stage learns, and of what its saves depend on; another digest is another stage."""
+    """Of all that decides what a stage learns; another digest is another stage. How many workers train it, and how they share
+    the weights, decides nothing."""
     kind = config.align if stage.kind == "align" else config.sft
-    shared = config.model_dump(mode="json", include={"seed", "frames", "max_tokens", "deepspeed"})
-    facts = [stage.name, stage.items, start, shared, kind.model_dump(mode="json"), config.workers.count]
+    shared = config.model_dump(mode="json", include={"seed", "frames", "max_tokens"})
+    facts = [stage.name, stage.items, start, shared, config.deepspeed.dtype, kind.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -185,6 +185,7 @@ def test_the_model_is_whole_and_changed(trained: tuple[Path, list[str], str]) ->
     final = load_model(str(root / "run" / "model"), torch.float32)
     assert load_model_config(str(root / "run" / "model")).dtype == torch.float32
     assert (root / "run" / "model" / "tempo_ray.json").is_file()
+    assert "| align-8 | 27 | 9 | 9 |" in (root / "run" / "model" / "README.md").read_text()
     changed = {
         name: {key for key, one in model.named_parameters() if not torch.equal(one, before[key])}
         for name, model in stages.items()

@@ -63,7 +63,7 @@ def test_files_that_are_no_pairs(models: dict[str, Path], tmp_path: Path) -> Non
 def test_another_stage_has_another_digest(models: dict[str, Path], tmp_path: Path) -> None:
     config = config_of(tmp_path, models["qwen2_5_vl"])
     stage = make_plan(config).stages[0]
-    same = config_of(tmp_path, models["qwen2_5_vl"], "sft.batch=32", "save_every_steps=7", "ray.num_cpus=3")
+    same = config_of(tmp_path, models["qwen2_5_vl"], "sft.batch=32", "save_every_steps=7", "workers.count=4")
     other = config_of(tmp_path, models["qwen2_5_vl"], "align.loss.beta=0.2")
     assert digest(config, stage, "m") == digest(same, stage, "m")
     assert len({digest(config, stage, "m"), digest(config, stage, "n"), digest(other, stage, "m")}) == 3
