@@ -35,7 +35,7 @@ class RayIsGone(Exception):
 
 
 def main() -> None:
-    config = parse_args(ServeConfig, __doc__ or "")
+    config = parse_args(ServeConfig, __doc__, section="serve")
     stop_on_signals()
     alive = True
     try:

@@ -102,3 +102,13 @@ def test_help_is_instant(job: str) -> None:
         return time.monotonic() - began
 
     assert min(helped() for _ in range(3)) < 1.0
+
+
+@pytest.mark.parametrize("job", list(JOBS))
+def test_each_job_reads_its_own_section(job: str) -> None:
+    words = [sys.executable, f"jobs/{job}.py", "--config", "jobs/configs/embedded.yaml", "nonsense=1"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    told = done.stderr.splitlines()
+    assert any(line.startswith("nonsense: no such key") for line in told)
+    assert all(line.startswith("nonsense: ") or ": missing" in line for line in told), told
