@@ -425,7 +425,7 @@ class MakeShapeworldConfig(Config):
     seed: int = 0
     world: WorldConfig = WorldConfig()
     questions_per_video: int = Field(6, ge=0)
-    instructions_per_video: int = Field(4, ge=0)
+    instructions_per_video: int = Field(8, ge=0)
     order_share: Share = 0.25
     """Share of the instructions that ask for the order of events; as in real instruction data, few do."""
     ray: RayConfig = RayConfig()

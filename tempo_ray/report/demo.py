@@ -103,6 +103,9 @@ def draw_summary(facts: dict[str, Any], videos: Path, pairs: Path, file: Path) -
     _filmstrip(axes[0], pair, videos)
     _texts(axes[1], pair)
     _scores(axes[2], facts)
-    figure.suptitle("TEMPO: preference pairs from time perturbations teach a Video LLM the order of events", fontsize=13)
+    figure.suptitle(
+        "TEMPO: a preference pair from a time perturbation, and the scores after training with and without such pairs",
+        fontsize=13,
+    )
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
