@@ -1,10 +1,21 @@
 """What ray.serve.llm is told; the endpoint itself is in tests/integration/test_serve.py."""
 
+from collections.abc import Iterator
+
 import pytest
+import ray
 
 from tempo_ray.config import ServeConfig
 from tempo_ray.serve.app import Server, chat_template, llm_config
 from tempo_ray.shapeworld.build import make_random
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_ray() -> Iterator[None]:
+    """Building options asks Ray; left to itself it would look for whatever cluster ran last on this machine."""
+    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=100_000_000)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
