@@ -66,8 +66,6 @@ def check(config: ServeConfig) -> None:
     check_port(config.host, config.port)
     if config.engine.in_process and config.device == "gpu":
         raise BadInput("engine.in_process serves on CPU; set engine.in_process=false, or device=cpu")
-    if config.frames.max_pixels is not None:
-        raise BadInput("frames.max_pixels is not served; set the size in the model folder's processor config instead")
     for model in config.models:
         if ":" in model.name:
             raise BadInput(f"models: {model.name}: a name with a colon means an adapter of the model before it; choose another")

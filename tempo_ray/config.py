@@ -70,8 +70,6 @@ class FramesConfig(Config):
     """Frames sampled per second of video."""
     min_frames: Positive = 4
     max_frames: Positive = 768
-    max_pixels: Positive | None = None
-    """Most pixels of one frame; null leaves it to the model's own processor."""
 
     @model_validator(mode="after")
     def _even(self) -> Self:

@@ -39,7 +39,7 @@ def running(job: str, run: str | None, config: Config) -> Iterator[dict[str, Any
     except KeyboardInterrupt:
         error = "interrupted"
         raise SystemExit(130) from None
-    except BaseException:
+    except BaseException:  # whatever ended the job is recorded, and passes on
         error = traceback.format_exc(limit=1).strip().splitlines()[-1]
         raise
     finally:

@@ -43,7 +43,7 @@ class Core(EngineCoreProc):
             self.run_busy_loop()
         except SystemExit:
             pass
-        except Exception:
+        except Exception:  # of any kind: the engine is lost, and its client must be told
             logger.exception("the engine core stopped")
             self._send_engine_dead()
 
