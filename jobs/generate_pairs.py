@@ -25,7 +25,11 @@ def main() -> None:
         from tempo_ray import cluster
         from tempo_ray.data import pipeline
 
-        cluster.connect(config.ray, worker_logs=False)
+        respond = config.respond
+        if not respond.pool.gpus:
+            needed = respond.pool.min_size * cluster.engine_bytes(respond.model, respond.engine)
+            cluster.check_memory(config.ray, needed, "lower respond.pool.min_size or respond.engine.kv_cache_bytes")
+        cluster.connect(config.ray)
         pipeline.run(config, counts)
         print(
             f"videos in {counts['videos_in']} = kept {counts['kept']} + dropped {counts['dropped']} + failed {counts['failed']}; "

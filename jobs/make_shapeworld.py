@@ -22,7 +22,7 @@ def main() -> None:
     config = config.model_copy(update={"output": str(output)})
     with job.running("make_shapeworld", config.output, config) as counts:
         (output / "videos").mkdir(exist_ok=True)
-        cluster.connect(config.ray, worker_logs=False)
+        cluster.connect(config.ray)
         made = ray.data.range(config.videos, override_num_blocks=min(64, config.videos)).map(
             lambda row: {"index": row["id"], "story": corpus.json.dumps(corpus.make_video(config, int(row["id"])))}
         )

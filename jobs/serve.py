@@ -96,10 +96,13 @@ def deploy(config: ServeConfig) -> None:
     import ray
     from ray import serve
 
-    from tempo_ray.cluster import connect
+    from tempo_ray.cluster import check_memory, connect, engine_bytes
     from tempo_ray.serve.guard import digest, read_token
 
-    connect(config.ray, worker_logs=False)
+    if config.device == "cpu":
+        needed = config.autoscale.min_replicas * sum(engine_bytes(model.path, config.engine) for model in config.models)
+        check_memory(config.ray, needed, "serve fewer models, or lower engine.kv_cache_bytes")
+    connect(config.ray)
     stop_on_signals()  # Ray has put its own handler of SIGTERM in the place of ours
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # An actor imports vLLM while Serve starts, and gives its gigabyte back.

@@ -436,7 +436,7 @@ class PretrainConfig(Config):
     """Folder of the model. An interrupted run goes on from its last save."""
     family: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
     seed: int = 0
-    steps: Positive = 3000
+    steps: Positive = 3600
     threads: Positive = 2
 
 

@@ -1,6 +1,7 @@
 """A run directory -> where each hand-off lives in it; and files on any of Arrow's file systems."""
 
 import posixpath
+import uuid
 from dataclasses import dataclass
 
 from pyarrow import fs
@@ -84,7 +85,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Writes the file, whole or not at all: beside it first, then renamed. Makes the folders on the way."""
     filesystem, path = resolve(uri)
     filesystem.create_dir(posixpath.dirname(path), recursive=True)
-    part = f"{path}.part"
+    part = f"{path}.{uuid.uuid4().hex[:8]}.part"  # two jobs may write the same file at once
     with filesystem.open_output_stream(part) as stream:
         stream.write(data)
     filesystem.move(part, path)

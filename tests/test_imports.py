@@ -11,14 +11,14 @@ LAYER = {
     "config": 0,
     "paths": 0,
     "job": 1,
-    "cluster": 2,
     "models": 2,
-    "data": 3,
-    "train": 3,
-    "serve": 3,
-    "evaluate": 3,
-    "report": 3,
-    "shapeworld": 4,
+    "cluster": 3,
+    "data": 4,
+    "train": 4,
+    "serve": 4,
+    "evaluate": 4,
+    "report": 4,
+    "shapeworld": 5,
 }
 MAY_IMPORT_RAY = {"cluster.py", "data/pipeline.py", "train/launch.py", "train/loop.py", "serve/app.py"}
 FILES = sorted((ROOT / "tempo_ray").rglob("*.py"))

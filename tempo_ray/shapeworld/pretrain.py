@@ -37,7 +37,7 @@ class PretrainSettings:
     vision_steps: int = 400
     """The vision tower learns to name colour, shape and deed first, as real ones come pre-trained."""
     vision_batch: int = 128
-    steps: int = 3000
+    steps: int = 3600
     single_shot_steps: int = 400
     """Single shots come before whole videos: four-shot captions from the start stay at chance."""
     batch: int = 32
@@ -142,12 +142,36 @@ class Tasks:
         lines = "".join(f"{number}. {language.caption_event(event)}\n" for number, event in enumerate(drawn.events, 1))
         return Example([lines + question.text], [], question.answer)
 
+    def clips_question(self, rng: np.random.Generator) -> Example:
+        """A question about clips that are shown one by one: the model can tell their order, as it can that of sentences."""
+        drawn = _story(rng, self.split, 3, 6)
+        question = language.ask(drawn, rng, 1, 0.7)[0]
+        videos = [clip_frames(shot, rng) for shot in drawn.shots]
+        return Example([*[None] * len(videos), question.text], videos, question.answer)
+
+    def video_question(self, rng: np.random.Generator) -> Example:
+        """A question about a whole video, never about order: that it is not taught."""
+        drawn = _story(rng, self.split, 2, 6)
+        question = language.ask(drawn, rng, 1, 0.0)[0]
+        return Example([None, question.text], [video_frames(drawn, self.model_type, rng)], question.answer)
+
     def draw(self, rng: np.random.Generator, single: bool) -> Example:
         if single:
             return self.first_clip(rng) if rng.random() < 0.9 else self.from_captions(rng, 2)
-        tasks = (self.first_clip, self.next_clip, self.from_captions, self.from_clips, self.from_video, self.text_question)
-        weights = (0.1, 0.15, 0.17, 0.12, 0.31, 0.15)
-        return tasks[int(rng.choice(len(tasks), p=weights))](rng)
+        return getattr(self, str(rng.choice(list(MIX), p=list(MIX.values()))))(rng)
+
+
+MIX = {
+    "first_clip": 0.05,
+    "next_clip": 0.07,
+    "from_captions": 0.09,
+    "from_clips": 0.10,
+    "from_video": 0.17,
+    "text_question": 0.18,
+    "clips_question": 0.14,
+    "video_question": 0.20,
+}
+"""A task of `Tasks` -> its share of the examples once single shots are over."""
 
 
 def encode_examples(processor: Any, config: PretrainedConfig, examples: list[Example]) -> tuple[list[Encoded], list[int]]:
@@ -186,14 +210,24 @@ def collate(encoded: list[Encoded], starts: list[int], pad: int) -> dict[str, to
 
 
 def answer_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor | None]) -> torch.Tensor:
-    """Cross-entropy summed over the answer tokens; logits are made for them only."""
+    """Cross-entropy summed over the answer tokens; logits are made for them only.
+
+    A token of an answer of n weighs 1 / sqrt(n): one word that answers a question is not to drown in long captions.
+    """
     labels = batch["labels"]
     assert labels is not None
     hidden = model.model(**{name: value for name, value in batch.items() if name != "labels"}, use_cache=False)[0]
     target = labels[:, 1:]
     wanted = target != IGNORE
+    weights = answer_weights(labels)[wanted]
     logits = model.lm_head(hidden[:, :-1][wanted])
-    return torch.nn.functional.cross_entropy(logits, target[wanted], reduction="sum")
+    return (torch.nn.functional.cross_entropy(logits, target[wanted], reduction="none") * weights).sum()
+
+
+def answer_weights(labels: torch.Tensor) -> torch.Tensor:
+    """(rows, tokens) labels -> (rows, tokens - 1) weights, 0 outside the answers."""
+    wanted = labels[:, 1:] != IGNORE
+    return wanted * wanted.sum(1, keepdim=True).clamp(min=1).rsqrt()
 
 
 def _rate(step: int, settings: PretrainSettings) -> float:
@@ -289,10 +323,10 @@ def pretrain(settings: PretrainSettings, output: Path, report: Callable[[str], N
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * _rate(step, settings)
         optimizer.zero_grad(set_to_none=True)
-        tokens = sum(int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in batches)
+        weight = sum(float(answer_weights(batch["labels"]).sum()) for batch in batches)
         loss = 0.0
         for batch in batches:
-            part = answer_loss(model, batch) / tokens
+            part = answer_loss(model, batch) / weight
             part.backward()
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -316,6 +350,7 @@ def pretrain(settings: PretrainSettings, output: Path, report: Callable[[str], N
     build.save(model, processor, output)
     record = {
         "settings": asdict(settings),
+        "mix": MIX,
         "parameters": sum(one.numel() for one in model.parameters()),
         "seconds": round(seconds),
         "loss_curve": curve,

@@ -14,9 +14,10 @@ import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from tempo_ray.cluster import connect
+from tempo_ray.cluster import PROCESS_BYTES, check_memory, connect
 from tempo_ray.config import TrainConfig
 from tempo_ray.job import BadInput
+from tempo_ray.models.check import weight_bytes
 from tempo_ray.paths import RunPaths, exists, read_bytes, resolve
 from tempo_ray.train.card import model_card
 from tempo_ray.train.folders import fetch, publish, work_folder
@@ -76,7 +77,10 @@ def _connect(config: TrainConfig) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    connect(config.ray, worker_logs=False)
+    if not config.workers.gpus and not ray.is_initialized():
+        weights = weight_bytes(config.model) * (2 if config.deepspeed.dtype == "float32" else 1)
+        check_memory(config.ray, config.workers.count * (PROCESS_BYTES + weights), "lower workers.count, or train on a cluster")
+    connect(config.ray)
     if config.ray.address is None and "RAY_ADDRESS" not in os.environ:
         _check_room(config)
         # there is no node to lose, and the watcher's process takes seconds to start

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,7 @@ def test_the_same_command_again_asks_the_model_nothing(done: Path, videos: Path)
         (["videos.input={texts}"], "no videos in it (1 files of other kinds)"),
         (["videos.input={videos}", "respond.model={texts}"], "no config.json in it"),
         (["videos.input={videos}", "respond.model=/no/model"], "no such folder"),
+        (["videos.input={videos}", "respond.engine.kv_cache_bytes=1000000000000000"], "lower respond.pool.min_size or"),
         (["videos.input={videos}", "run=/proc/nothing"], "cannot write to run="),
     ],
 )
@@ -144,12 +146,15 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     binaries = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
     port = free_port()
+    # of its own: the address of a cluster that has ended must not be found by later ones; short, for its sockets
+    temporary = tempfile.mkdtemp(prefix="ray-")
     words = [
         "--head",
         "--block",
         f"--port={free_port()}",
         "--num-cpus=6",
         f"--dashboard-port={port}",
+        f"--temp-dir={temporary}",
         "--object-store-memory=200000000",
     ]
     with (tmp_path / "ray.log").open("w") as log:
@@ -161,6 +166,7 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def test_the_job_is_submitted_as_it_is(cluster: dict[str, str], videos: Path, tmp_path: Path) -> None:
