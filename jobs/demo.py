@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,6 +74,12 @@ class Demo:
                     yield line.removeprefix("ready: ")
                     return
             _give_up("serve", process.wait(), log)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
@@ -138,7 +145,7 @@ def main() -> None:
     with demo.step("answers", "both models behind one endpoint, the same questions to both"):
         models = f"models=[{{name: sft, path: {sft / 'model'}}}, {{name: tempo, path: {tempo / 'model'}}}]"
         questions = f"questions={world / 'test' / 'questions.jsonl'}"
-        with demo.serving(models, f"port={config.port}", f"run={run}") as url:
+        with demo.serving(models, f"port={config.port or free_port()}", f"run={run}") as url:
             demo.job("evaluate", f"run={run}", f"endpoint={url}", "models=[sft, tempo]", questions, f"seed={seed}", quiet=True)
 
     finish(demo, run, world, tempo)

@@ -1,4 +1,4 @@
-"""Train one of the tiny Video LLMs that ship with the package, from nothing; about 25 minutes on two CPU cores.
+"""Train one of the tiny Video LLMs that ship with the package, from nothing; about 40 minutes on one CPU core.
 
     python jobs/pretrain_shapeworld.py output=runs/qwen2_5_vl family=qwen2_5_vl
 
@@ -9,6 +9,8 @@ held-out stories. The same command goes on where it stopped.
 import json
 import os
 import platform
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 from tempo_ray.config import PretrainConfig, parse_args
@@ -28,9 +30,11 @@ def main() -> None:
     with job.running("pretrain_shapeworld", str(output.parent), config) as counts:
         settings = PretrainSettings(config.family, seed=config.seed, steps=config.steps)
         record = pretrain(settings, output, lambda line: print(line, flush=True))
-        record["machine"] = f"{os.cpu_count()} CPU cores, {platform.machine()}"
+        record["machine"] = f"{os.cpu_count()} CPU cores, {platform.machine()}, {config.threads} used"
+        record["date"] = time.strftime("%Y-%m-%d")
+        record["versions"] = {name: version(name) for name in ("torch", "transformers")}
         record["examination"] = counts["examination"] = examine(output)
-        (output / "pretraining.json").write_text(json.dumps(record) + "\n")
+        (output / "pretraining.json").write_text(json.dumps(record, indent=1) + "\n")
         print(json.dumps(record["examination"], indent=1))
 
 

@@ -450,7 +450,8 @@ class DemoConfig(Config):
     seed: int = 0
     train_videos: Positive = 160
     test_videos: Positive = 120
-    port: int = Field(8000, ge=1, le=65535)
+    port: int | None = Field(None, ge=1, le=65535)
+    """Port of the endpoint on this machine; null takes a free one."""
 
 
 # ------------------------------------------------------------------------------------------------------------- parsing

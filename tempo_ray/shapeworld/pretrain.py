@@ -351,6 +351,7 @@ def pretrain(settings: PretrainSettings, output: Path, report: Callable[[str], N
     record = {
         "settings": asdict(settings),
         "mix": MIX,
+        "data": f"{settings.steps * settings.batch} examples, each drawn anew from the train split of ShapeWorld",
         "parameters": sum(one.numel() for one in model.parameters()),
         "seconds": round(seconds),
         "loss_curve": curve,
