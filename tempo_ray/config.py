@@ -18,6 +18,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 PerturbationType = Literal["drop", "shuffle", "reverse"]
 Form = Literal["caption", "clip", "video"]
+ExportFormat = Literal["trl", "ms_swift", "llama_factory"]
 
 
 class ConfigError(ValueError):
@@ -83,7 +84,10 @@ class FramesConfig(Config):
 
 class VideosConfig(Config):
     input: str
-    """A folder of videos or one video file: a local path or an Arrow URI."""
+    """A folder of videos, one video file, or a list of them (.parquet with a column `uri`, or .txt with one URI a line).
+
+    A local path or an Arrow URI.
+    """
     extensions: tuple[str, ...] = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
     limit: Positive | None = None
     """Take the first so many files, in the order of their names; null takes all."""
@@ -97,7 +101,13 @@ class DecodeConfig(Config):
     embed_pixels: Positive = 512 * 512
     """Most pixels of the frames that are compared for likeness."""
     max_seconds: float = Field(1200.0, gt=0)
-    """A longer video is dropped without being decoded."""
+    """A video that announces more is dropped without being decoded; one that holds more, as soon as that is seen."""
+    timeout_s: float = Field(900.0, gt=0)
+    """A file that takes longer fails, and its decoder is ended."""
+    memory_bytes: Positive = 2_000_000_000
+    """Most private memory of the process that decodes."""
+    attempts: Positive = 3
+    """Tries of a file whose store did not answer or whose decoder died."""
 
 
 class CutsConfig(Config):
@@ -128,6 +138,8 @@ class VerdictConfig(Config):
     min_clips: Positive = 4
     max_recurrence: Positive = 3
     """No group may make more clips than this, nor more than a third of the clips."""
+    min_richness: float = Field(0.0, ge=0.0)
+    """Least richness in bits (see tempo_ray/data/verdict.py); the rank command says which value keeps which share."""
 
 
 class SelectConfig(Config):
@@ -171,12 +183,18 @@ class RespondConfig(Config):
     strengths: tuple[Positive, ...] = (16, 8, 4, 2)
     levels: Literal["distinct", "reference"] = "distinct"
     """`distinct` never gives the clean order nor one order twice; `reference` is the published code, collapses and all."""
+    clean_samples: Positive = 1
+    """Answers to the clean prompt. The first is chosen; further ones stand in answers/ for whoever ranks them later."""
+    attempts: Positive = 3
+    """Tries of a file whose store did not answer."""
     frames: FramesConfig = FramesConfig()
     key_frame_pixels: Positive = 602_112
     """Most pixels of a key frame, 768 x 28 x 28 by default: what Qwen2.5-VL's processor allows a frame."""
     sampling: SamplingConfig = SamplingConfig()
     engine: EngineConfig = EngineConfig()
     pool: Pool = Pool(batch=16, gpus=1.0)
+    batches_in_flight: Positive = 3
+    """Batches of `pool.batch` videos that one engine works on together: while one is decoded, others are answered."""
 
 
 class PairsConfig(Config):
@@ -201,6 +219,27 @@ class GeneratePairsConfig(Config):
     respond: RespondConfig
     pairs: PairsConfig = PairsConfig()
     ray: RayConfig = RayConfig()
+
+
+class ExplainConfig(Config):
+    """A pair of a run -> everything behind it."""
+
+    run: str
+    """Run directory of jobs/generate_pairs.py."""
+
+
+class RankConfig(Config):
+    """The videos of a run by richness."""
+
+    run: str
+    """Run directory of jobs/generate_pairs.py."""
+
+
+class ExportConfig(Config):
+    """The pairs of a run -> the files of other trainers, in RUN/export/."""
+
+    run: str
+    """Run directory of jobs/generate_pairs.py."""
 
 
 # --------------------------------------------------------------------------------------------------------------- train

@@ -30,6 +30,7 @@ def running(job: str, run: str | None, config: Config) -> Iterator[dict[str, Any
     try:
         if paths is not None:
             _first_write(paths.config(job), config.to_yaml(), run or "")
+            _first_write(paths.config(job, config.hash()), config.to_yaml(), run or "")
         yield counts
         status = "done"
     except BadInput as mistake:

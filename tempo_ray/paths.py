@@ -16,9 +16,9 @@ class RunPaths:
     def _join(self, *parts: str) -> str:
         return posixpath.join(self.root.rstrip("/") or "/", *parts)
 
-    def config(self, job: str) -> str:
-        """The resolved config that a job ran with."""
-        return self._join("config", f"{job}.yaml")
+    def config(self, job: str, config_hash: str | None = None) -> str:
+        """The resolved config that a job ran with: the last one, or the one of that hash."""
+        return self._join("config", f"{job}.yaml" if config_hash is None else f"{job}-{config_hash}.yaml")
 
     def summary(self, job: str) -> str:
         """What a job did, in counts; written when it ends, well or not."""
@@ -40,8 +40,18 @@ class RunPaths:
         return self._join("ledger")
 
     @property
+    def failures(self) -> str:
+        """Videos that could not be read in passing; the next run tries them again."""
+        return self._join("failures")
+
+    @property
     def pairs(self) -> str:
         return self._join("pairs")
+
+    @property
+    def export(self) -> str:
+        """Pairs in the formats of other trainers."""
+        return self._join("export")
 
     @property
     def train(self) -> str:

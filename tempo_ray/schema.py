@@ -1,4 +1,4 @@
-"""The row types, one per hand-off, in flow order: Video -> Cut -> Clip -> Answer -> Pair.
+"""The row types, one per hand-off, in flow order: Video -> Cut -> Clip -> Answer -> Pair; and Failure.
 
 Each is an Arrow type; `VIDEO`, `ANSWERS` and `PAIR` are the schemas of the Parquet files under a run directory, and the
 nested ones (`CUT`, `CLIP`, `ANSWER`) live inside a row of `ANSWERS`: one row per video, so that a video is committed
@@ -7,7 +7,7 @@ whole or not at all.
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 VIDEO = pa.schema(
     [
@@ -42,6 +42,7 @@ ANSWER = pa.struct(
         ("form", pa.string()),  # what stood for the video: `caption`, `clip` or `video`
         ("perturbation", pa.string()),  # `clean`, `drop`, `shuffle` or `reverse`
         ("strength", pa.int64()),  # nominal r; null for clean
+        ("sample", pa.int64()),  # 0, or which further sample of the same prompt
         ("order", pa.list_(pa.int64())),  # clip indices as the model was shown them
         ("order_distance", pa.float64()),  # share of clip pairs whose order is turned round, 0 to 1
         ("kept_share", pa.float64()),  # share of the clips that were shown, 0 to 1
@@ -78,6 +79,16 @@ ANSWERS = pa.schema(
         ("config_hash", pa.string()),
     ]
 )
+
+FAILURE = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("uri", pa.string()),
+        ("failed_at", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+"""A video that could not be read in passing: it has no row of ANSWERS, and the next run tries it again."""
 
 RULE = pa.struct([("name", pa.string()), ("passed", pa.bool_()), ("detail", pa.string())])
 

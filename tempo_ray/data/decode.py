@@ -98,15 +98,21 @@ def _chunks_av(uri: str, size: tuple[int, int], frames: int) -> Iterator[np.ndar
         yield np.stack(held)
 
 
-def small_frames(uri: str, known: Probe, config: DecodeConfig) -> Iterator[np.ndarray]:
-    """Every frame in order, in chunks of (frames, height, width, 3) uint8 RGB.
+def small_frames(uri: str, known: Probe, config: DecodeConfig, most: int | None = None) -> Iterator[np.ndarray]:
+    """Every frame in order, in chunks of (frames, height, width, 3) uint8 RGB; at most `most` frames.
 
     Raises UnreadableVideo where a frame cannot be decoded.
     """
     chunks = _chunks_decord if known.decoder == "decord" else _chunks_av
     size = _small(known.width, known.height, config.short_side)
     try:
-        yield from chunks(uri, size, config.chunk_frames)
+        given = 0
+        for chunk in chunks(uri, size, config.chunk_frames):
+            rest = len(chunk) if most is None else min(len(chunk), most - given)
+            yield chunk[:rest]
+            given += rest
+            if given == most:
+                return
     except (*DECORD_ERRORS, av.error.FFmpegError) as error:
         raise UnreadableVideo(f"cannot be decoded to its end: {str(error).splitlines()[0]}") from error
 

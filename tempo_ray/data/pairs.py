@@ -59,9 +59,9 @@ def judge(chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig)
 
 
 def _candidates(row: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Every clean answer of a video beside every perturbed one."""
+    """The first clean answer of a video beside every perturbed one; further samples are for ranking later."""
     for chosen in row["answers"]:
-        if chosen["perturbation"] == "clean":
+        if chosen["perturbation"] == "clean" and chosen["sample"] == 0:
             yield from ((chosen, rejected) for rejected in row["answers"] if rejected["perturbation"] != "clean")
 
 

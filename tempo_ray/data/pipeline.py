@@ -1,52 +1,74 @@
-"""The chain from videos to pairs on Ray Data: manifest -> select -> respond -> answers/, and answers/ -> pairs/."""
+"""The chain from videos to pairs on Ray Data: videos/ -> select -> respond -> answers/, and answers/ -> pairs/."""
 
+import os
+import posixpath
+import uuid
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import ray
+from pyarrow import fs
 from ray.data import SaveMode
 from ray.data.checkpoint import CheckpointConfig
 
 from tempo_ray import schema
 from tempo_ray.config import GeneratePairsConfig, Pool
 from tempo_ray.data import clips, pairs, respond
+from tempo_ray.data.metrics import Meter, reported
 from tempo_ray.data.prompts import PROMPT_SETS
-from tempo_ray.data.select import select
-from tempo_ray.data.videos import list_videos
+from tempo_ray.data.select import PASSING, Selector
+from tempo_ray.data.videos import write_manifest
 from tempo_ray.models.check import prompts_name
-from tempo_ray.models.engine import model_hash
+from tempo_ray.models.engine import EngineDied, model_hash
 from tempo_ray.paths import RunPaths, exists, resolve
+
+Row = dict[str, Any]
 
 
 class SelectClips:
     """schema.VIDEO -> schema.ANSWERS: the verdict on each video, its cuts and its clips."""
 
-    def __init__(self, config: GeneratePairsConfig) -> None:
-        self._config = config.select
-        self._embed = clips.make_embed(config.select.clips)
+    def __init__(self, config: GeneratePairsConfig, progress: Any) -> None:
+        self._select = Selector(config.select, clips.make_embed(config.select.clips))
+        self._meter = Meter(progress)
 
     def __call__(self, videos: pa.Table) -> pa.Table:
-        rows = [select(video, self._config, self._embed) for video in videos.to_pylist()]
+        rows = [self._select(video) for video in videos.to_pylist()]
+        self._meter.selected(rows)
         return pa.Table.from_pylist(rows, schema=schema.ANSWERS)
 
 
 class WriteAnswers:
-    """schema.ANSWERS -> the same, kept videos with their captions and answers; one vLLM engine an actor."""
+    """schema.ANSWERS -> the same, kept videos with their captions and answers; one vLLM engine an actor.
 
-    def __init__(self, config: GeneratePairsConfig, hashed: str) -> None:
+    Rows that failed in passing go to failures/ instead, so that the next run tries their videos again.
+    """
+
+    def __init__(self, config: GeneratePairsConfig, hashed: str, progress: Any) -> None:
         self._stamp = {"model": config.respond.model, "model_hash": hashed, "config_hash": config.hash()}
-        engine = respond.make_engine(config.respond, max(1, int(config.respond.pool.cpus)))
+        self._engine = respond.make_engine(config.respond, max(1, int(config.respond.pool.cpus)))
         prompts = PROMPT_SETS[prompts_name(config.respond.model)]
-        self._answer = respond.Answerer(engine.generate, prompts, config.respond, config.seed)
+        self._answer = respond.Answerer(self._engine.generate, prompts, config.respond, config.seed)
+        self._failures = RunPaths(config.run).failures
+        self._meter = Meter(progress)
 
     def __call__(self, answers: pa.Table) -> pa.Table:
         rows = [row | self._stamp for row in answers.to_pylist()]
-        self._answer(rows)
-        return pa.Table.from_pylist(rows, schema=schema.ANSWERS)
+        try:
+            self._answer(rows)
+        except EngineDied:
+            os._exit(1)  # Ray starts the actor again and gives it the same rows; a dead engine would fail them all
+        self._meter.answered(rows, self._engine.counters())
+        passing = [row for row in rows if row["reason"] == PASSING]
+        if passing:
+            _write_part(self._failures, pa.Table.from_pylist(passing, schema=schema.FAILURE))
+        return pa.Table.from_pylist([row for row in rows if row["reason"] != PASSING], schema=schema.ANSWERS)
 
 
 @dataclass(frozen=True)
@@ -57,31 +79,39 @@ class MakePairs:
 
     def __call__(self, answers: pa.Table) -> pa.Table:
         describe = PROMPT_SETS[prompts_name(self.config.respond.model)].describe
-        made: list[dict[str, Any]] = []
+        made: list[Row] = []
         for row in answers.to_pylist():
             made += pairs.make_pairs(row, describe, self.config.pairs, self.config.seed)
         return pa.Table.from_pylist(made, schema=schema.with_metadata(schema.PAIR, self.config.hash()))
 
 
 @dataclass(frozen=True)
-class CountDrops:
-    """schema.ANSWERS -> (rule, count): how many candidate pairs each rule dropped."""
+class Tally:
+    """schema.ANSWERS -> (what, name, count): rows by status and by reason, answers, and candidates dropped by each rule."""
 
     config: GeneratePairsConfig
 
     def __call__(self, answers: pa.Table) -> pa.Table:
-        dropped: Counter[str] = Counter()
+        counted: Counter[tuple[str, str]] = Counter()
         for row in answers.to_pylist():
-            dropped.update(pairs.broken_rules(row, self.config.pairs))
-        return pa.table({"rule": list(dropped), "count": list(dropped.values())}, schema=_DROPS)
+            counted["status", row["status"]] += 1
+            if row["reason"] is not None:
+                counted["reason", f"{row['status']}: {row['reason'].split(' (')[0]}"] += 1
+            counted["answers", "answers"] += len(row["answers"])
+            counted.update(("rule", rule) for rule in pairs.broken_rules(row, self.config.pairs))
+        what, names = zip(*counted, strict=True) if counted else ((), ())
+        return pa.table({"what": what, "name": names, "count": list(counted.values())}, schema=_TALLY)
 
 
-_DROPS = pa.schema([("rule", pa.string()), ("count", pa.int64())])
+_TALLY = pa.schema([("what", pa.string()), ("name", pa.string()), ("count", pa.int64())])
 
 
-def _actors(pool: Pool) -> dict[str, Any]:
+def _actors(pool: Pool, together: int = 1) -> dict[str, Any]:
+    threads: dict[str, Any] = {}
+    if together > 1:
+        threads = {"max_concurrent_calls_per_actor": together, "enable_true_multi_threading": True}
     return {
-        "compute": ray.data.ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size),
+        "compute": ray.data.ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, **threads),
         "batch_size": pool.batch,
         "batch_format": "pyarrow",
         "num_cpus": pool.cpus,
@@ -89,25 +119,24 @@ def _actors(pool: Pool) -> dict[str, Any]:
     }
 
 
-def write_manifest(config: GeneratePairsConfig) -> int:
-    """Lists the input into videos/, beside what an earlier run of the same directory listed. Returns the number of rows."""
-    paths = RunPaths(config.run)
-    rows = {row["video_id"]: row for row in list_videos(config.videos)}
-    filesystem, folder = resolve(paths.videos)
-    file = f"{folder}/manifest.parquet"
-    if exists(f"{paths.videos}/manifest.parquet"):
-        known = pq.read_table(file, filesystem=filesystem).to_pylist()
-        rows = {row["video_id"]: row for row in known} | rows
-    filesystem.create_dir(folder, recursive=True)
-    table = pa.Table.from_pylist(list(rows.values()), schema=schema.with_metadata(schema.VIDEO, config.hash()))
-    pq.write_table(table, f"{folder}/.manifest.part", filesystem=filesystem)
-    filesystem.move(f"{folder}/.manifest.part", file)
-    return len(rows)
+def _write_part(folder: str, table: pa.Table) -> None:
+    filesystem, path = resolve(folder)
+    filesystem.create_dir(path, recursive=True)
+    name = f"{uuid.uuid4().hex}.parquet"
+    pq.write_table(table, f"{path}/.{name}.part", filesystem=filesystem)
+    filesystem.move(f"{path}/.{name}.part", posixpath.join(path, name))
 
 
-def write_answers(config: GeneratePairsConfig) -> None:
+def _forget(folder: str) -> None:
+    filesystem, path = resolve(folder)
+    if filesystem.get_file_info(path).type != fs.FileType.NotFound:
+        filesystem.delete_dir(path)
+
+
+def write_answers(config: GeneratePairsConfig, progress: Any) -> None:
     """Every video of the manifest that has no row in answers/ yet gets one; a video is committed whole or not at all."""
     paths = RunPaths(config.run)
+    _forget(paths.failures)
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="video_id", checkpoint_path=paths.ledger, delete_checkpoint_on_success=False
@@ -117,59 +146,82 @@ def write_answers(config: GeneratePairsConfig) -> None:
         (
             ray.data.read_parquet(paths.videos)
             .repartition(target_num_rows_per_block=chosen.batch)
-            .map_batches(SelectClips, fn_constructor_args=(config,), **_actors(chosen))
-            .map_batches(WriteAnswers, fn_constructor_args=(config, model_hash(config.respond.model)), **_actors(answered))
+            .map_batches(SelectClips, fn_constructor_args=(config, progress), **_actors(chosen))
+            .map_batches(
+                WriteAnswers,
+                fn_constructor_args=(config, model_hash(config.respond.model), progress),
+                **_actors(answered, config.respond.batches_in_flight),
+            )
             .write_parquet(paths.answers)
         )
     finally:
         context.checkpoint_config = None
 
 
-def write_pairs(config: GeneratePairsConfig) -> dict[str, int]:
-    """answers/ -> pairs/, made anew. Returns how many candidates each rule dropped."""
+def write_pairs(config: GeneratePairsConfig) -> None:
+    """answers/ -> pairs/, made anew."""
     paths = RunPaths(config.run)
+    if not _rows(paths.answers):
+        _forget(paths.pairs)
+        return
     answers = ray.data.read_parquet(paths.answers)
     answers.map_batches(MakePairs(config), batch_format="pyarrow", batch_size=64).write_parquet(
         paths.pairs, mode=SaveMode.OVERWRITE
     )
-    counted = answers.map_batches(CountDrops(config), batch_format="pyarrow", batch_size=64).take_all()
-    dropped: Counter[str] = Counter()
-    for row in counted:
-        dropped[row["rule"]] += row["count"]
-    return dict(dropped)
 
 
-def _column(folder: str, names: list[str]) -> pa.Table:
+def tally(config: GeneratePairsConfig) -> dict[str, Counter[str]]:
+    """What stands in answers/, counted where it lies."""
+    counted: dict[str, Counter[str]] = {"status": Counter(), "reason": Counter(), "answers": Counter(), "rule": Counter()}
+    if not _rows(RunPaths(config.run).answers):
+        return counted
+    answers = ray.data.read_parquet(RunPaths(config.run).answers)
+    for row in answers.map_batches(Tally(config), batch_format="pyarrow", batch_size=256).iter_rows():
+        counted[row["what"]][row["name"]] += row["count"]
+    return counted
+
+
+def _rows(folder: str) -> int:
     filesystem, path = resolve(folder)
-    return pa.dataset.dataset(path, filesystem=filesystem, format="parquet").to_table(columns=names)
+    return ds.dataset(path, filesystem=filesystem, format="parquet").count_rows() if exists(folder) else 0
 
 
-def count(config: GeneratePairsConfig) -> dict[str, Any]:
+def passing_failures(config: GeneratePairsConfig) -> int:
+    """Videos in failures/; an actor that was started again may have written one twice."""
+    folder = RunPaths(config.run).failures
+    if not exists(folder):
+        return 0
+    filesystem, path = resolve(folder)
+    return len(pc.unique(ds.dataset(path, filesystem=filesystem, format="parquet").to_table(columns=["video_id"])["video_id"]))
+
+
+def count(config: GeneratePairsConfig, videos_in: int) -> dict[str, Any]:
     """What became of every video: videos_in = kept + dropped + failed; with reasons, answers and pairs."""
-    paths = RunPaths(config.run)
-    rows = _column(paths.answers, ["status", "reason", "answers"])
-    status = Counter(rows["status"].to_pylist())
-    reasons = Counter(
-        f"{state}: {reason.split(' (')[0]}"
-        for state, reason in zip(rows["status"].to_pylist(), rows["reason"].to_pylist(), strict=True)
-        if reason is not None
-    )
+    counted = tally(config)
+    passing = passing_failures(config)
+    if passing:
+        counted["reason"][f"failed: {PASSING}"] += passing
     return {
-        "videos_in": _column(paths.videos, ["video_id"]).num_rows,
-        "kept": status["kept"],
-        "dropped": status["dropped"],
-        "failed": status["failed"],
-        "reasons": dict(reasons.most_common()),
-        "answers": sum(len(answers) for answers in rows["answers"]),
-        "pairs": _column(paths.pairs, ["pair_id"]).num_rows,
+        "videos_in": videos_in,
+        "kept": counted["status"]["kept"],
+        "dropped": counted["status"]["dropped"],
+        "failed": counted["status"]["failed"] + passing,
+        "to_try_again": passing,
+        "reasons": dict(counted["reason"].most_common()),
+        "answers": counted["answers"]["answers"],
+        "pairs": _rows(RunPaths(config.run).pairs),
+        "pairs_dropped": dict(counted["rule"].most_common()),
     }
 
 
-def run(config: GeneratePairsConfig, counts: dict[str, Any]) -> None:
+def run(config: GeneratePairsConfig, counts: dict[str, Any], report: Callable[[str], None] = print) -> None:
     """The whole job; fills `counts` as it goes. Raises RuntimeError where a video is not accounted for."""
-    counts["videos_in"] = write_manifest(config)
-    write_answers(config)
-    counts["pairs_dropped"] = write_pairs(config)
-    counts.update(count(config))
+    paths = RunPaths(config.run)
+    counts["videos_in"] = write_manifest(config.videos, paths.videos, config.hash())
+    report(f"{counts['videos_in']} videos in the manifest")
+    with reported(counts["videos_in"], report) as progress:
+        write_answers(config, progress)
+    write_pairs(config)
+    counts.update(count(config, counts["videos_in"]))
     if counts["videos_in"] != counts["kept"] + counts["dropped"] + counts["failed"]:
         raise RuntimeError(f"videos in are not kept + dropped + failed: {counts}; run the same command again")

@@ -3,6 +3,7 @@
 import hashlib
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from tempo_ray.config import RespondConfig
 from tempo_ray.data import perturb
 from tempo_ray.data.decode import frames_at
 from tempo_ray.data.prompts import Part, PromptSet, Show, read_caption
+from tempo_ray.data.retry import Passing, patiently
+from tempo_ray.data.select import PASSING
 from tempo_ray.models.engine import Completion, Engine, Request
 from tempo_ray.models.frames import Frames, UnreadableVideo
 
@@ -31,15 +34,29 @@ def read_key_frames(row: Row, max_pixels: int) -> KeyFrames:
     return frames_at(row["uri"], row["decoder"], wanted, max_pixels)
 
 
+def _indices(row: Row, clips: Sequence[int]) -> list[int]:
+    return [index for clip in clips for index in row["clips"][clip]["key_frames"]]
+
+
 def shown(row: Row, key_frames: KeyFrames, clips: Sequence[int], fps: float) -> Frames:
     """The key frames of those clips as one video; its times are those of the order presented, so that none leaks."""
-    pixels = [key_frames[index] for clip in clips for index in row["clips"][clip]["key_frames"]]
-    return Frames.presented(np.stack(pixels), fps)
+    return Frames.presented(np.stack([key_frames[index] for index in _indices(row, clips)]), fps)
+
+
+def media_id(row: Row, clips: Sequence[int], fps: float) -> str:
+    """The name of what `shown` gives: the same clip is the same medium in every order that contains it."""
+    return f"{row['video_id']}/{fps:g}/" + ",".join(map(str, _indices(row, clips)))
 
 
 def make_request(row: Row, key_frames: KeyFrames, parts: Sequence[Part], fps: float, max_tokens: int, seed: int) -> Request:
-    videos = tuple(shown(row, key_frames, part.clips, fps) for part in parts if isinstance(part, Show))
-    return Request(tuple(part if isinstance(part, str) else None for part in parts), videos, max_tokens, seed)
+    shows = [part.clips for part in parts if isinstance(part, Show)]
+    return Request(
+        parts=tuple(part if isinstance(part, str) else None for part in parts),
+        videos=tuple(shown(row, key_frames, clips, fps) for clips in shows),
+        max_tokens=max_tokens,
+        seed=seed,
+        video_ids=tuple(media_id(row, clips, fps) for clips in shows),
+    )
 
 
 def whole_parts(row: Row, order: Sequence[int], config: RespondConfig, prompts: PromptSet, paraphrase: int) -> list[Part]:
@@ -51,12 +68,23 @@ def whole_parts(row: Row, order: Sequence[int], config: RespondConfig, prompts: 
     return prompts.whole_by_video(order, paraphrase)
 
 
-def orders_of(row: Row, config: RespondConfig, seed: int) -> list[tuple[str, int | None, perturb.Order]]:
-    """Perturbation, strength and order of every answer wanted for a video; the clean one first."""
+@dataclass(frozen=True)
+class Wanted:
+    """An answer that is to be written: which perturbation of the clips, and which sample of it."""
+
+    perturbation: str
+    strength: int | None
+    order: perturb.Order
+    sample: int = 0
+
+
+def wanted_of(row: Row, config: RespondConfig, seed: int) -> list[Wanted]:
+    """Every answer wanted for a video; the clean ones first."""
     n = len(row["clips"])
     draw = perturb.distinct if config.levels == "distinct" else perturb.reference
     perturbed = draw(n, config.types, config.strengths, seed, row["video_id"])
-    return [("clean", None, tuple(range(n))), *((one.type, one.strength, one.order) for one in perturbed)]
+    clean = [Wanted("clean", None, tuple(range(n)), sample) for sample in range(config.clean_samples)]
+    return [*clean, *(Wanted(one.type, one.strength, one.order) for one in perturbed)]
 
 
 def parts_text(parts: Sequence[Part]) -> str:
@@ -81,9 +109,15 @@ class Answerer:
             if row["status"] != "kept":
                 continue
             try:
-                frames[row["video_id"]] = read_key_frames(row, self._config.key_frame_pixels)
+                frames[row["video_id"]] = patiently(
+                    lambda: read_key_frames(row, self._config.key_frame_pixels),  # noqa: B023, called at once
+                    self._config.attempts,
+                    OSError,
+                )
             except UnreadableVideo as error:
                 row.update(status="failed", reason="undecodable", failed_at="respond", message=str(error))
+            except Passing as error:
+                row.update(status="failed", reason=PASSING, failed_at="respond", message=str(error))
         kept = [row for row in rows if row["video_id"] in frames]
         self._caption(kept, frames)
         self._answer(kept, frames)
@@ -100,36 +134,41 @@ class Answerer:
             row["clips"][clip].update(caption=read_caption(done.text), caption_finish_reason=done.finish_reason)
 
     def _answer(self, rows: Sequence[Row], frames: dict[str, KeyFrames]) -> None:
-        wanted = []
+        asked = []
         for row in rows:
             paraphrase = request_seed(self._seed, row["video_id"], "paraphrase")
-            for kind, strength, order in orders_of(row, self._config, self._seed):
-                parts = whole_parts(row, order, self._config, self._prompts, paraphrase)
-                seed = request_seed(self._seed, row["video_id"], self._config.form, kind, strength)
+            for wanted in wanted_of(row, self._config, self._seed):
+                parts = whole_parts(row, wanted.order, self._config, self._prompts, paraphrase)
+                key = (wanted.perturbation, wanted.strength, *([wanted.sample] if wanted.sample else []))
+                seed = request_seed(self._seed, row["video_id"], self._config.form, *key)
                 request = self._request(row, frames, parts, self._config.sampling.answer_tokens, seed)
-                wanted.append((row, kind, strength, order, parts, request))
-        answers = self._generate([one[-1] for one in wanted])
+                asked.append((row, wanted, parts, request))
+        answers = self._generate([one[-1] for one in asked])
         for row in rows:
             row["answers"] = []
-        for (row, kind, strength, order, parts, request), done in zip(wanted, answers, strict=True):
-            key = f"{row['video_id']}/{self._config.form}/{kind}/{strength}/{order}/{request.seed}/{row['model_hash']}"
-            row["answers"].append(
-                {
-                    "answer_id": str(uuid.uuid5(_NAMESPACE, key)),
-                    "form": self._config.form,
-                    "perturbation": kind,
-                    "strength": strength,
-                    "order": list(order),
-                    "order_distance": perturb.order_distance(order),
-                    "kept_share": len(order) / len(row["clips"]),
-                    "prompt": parts_text(parts),
-                    "text": done.text,
-                    "seed": request.seed,
-                    "prompt_tokens": done.prompt_tokens,
-                    "completion_tokens": done.completion_tokens,
-                    "finish_reason": done.finish_reason,
-                }
-            )
+        for (row, wanted, parts, request), done in zip(asked, answers, strict=True):
+            row["answers"].append(self._row(row, wanted, parts, request.seed, done))
+
+    def _row(self, row: Row, wanted: Wanted, parts: Sequence[Part], seed: int, done: Completion) -> Row:
+        """schema.ANSWER"""
+        form = self._config.form
+        key = f"{row['video_id']}/{form}/{wanted.perturbation}/{wanted.strength}/{wanted.order}/{seed}/{row['model_hash']}"
+        return {
+            "answer_id": str(uuid.uuid5(_NAMESPACE, key)),
+            "form": form,
+            "perturbation": wanted.perturbation,
+            "strength": wanted.strength,
+            "sample": wanted.sample,
+            "order": list(wanted.order),
+            "order_distance": perturb.order_distance(wanted.order),
+            "kept_share": len(wanted.order) / len(row["clips"]),
+            "prompt": parts_text(parts),
+            "text": done.text,
+            "seed": seed,
+            "prompt_tokens": done.prompt_tokens,
+            "completion_tokens": done.completion_tokens,
+            "finish_reason": done.finish_reason,
+        }
 
     def _request(self, row: Row, frames: dict[str, KeyFrames], parts: Sequence[Part], max_tokens: int, seed: int) -> Request:
         return make_request(row, frames[row["video_id"]], parts, self._config.frames.fps, max_tokens, seed)

@@ -1,9 +1,14 @@
 """One video -> its cuts, clips and verdict, decoded once: a row of schema.ANSWERS without answers."""
 
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from tempo_ray.config import SelectConfig
 from tempo_ray.data import clips, cuts, decode, verdict
+from tempo_ray.data.isolate import Crashed, Isolated, Limits
+from tempo_ray.data.retry import Passing, patiently
 from tempo_ray.models.frames import UnreadableVideo
 
 Row = dict[str, Any]
@@ -30,46 +35,103 @@ EMPTY: Row = {
 }
 
 
-def _dropped(row: Row, reason: str) -> Row:
-    return row | {"status": "dropped", "reason": reason}
+@dataclass(frozen=True)
+class Look:
+    """What one decoding pass leaves of a video: facts of its row, the sharpness of every frame, and a frame of every cut."""
+
+    facts: Row
+    sharpness: np.ndarray | None = None
+    middles: tuple[np.ndarray, ...] = ()
 
 
-def _failed(row: Row, reason: str, at: str, error: Exception) -> Row:
-    return row | {"status": "failed", "reason": reason, "failed_at": at, "message": str(error)}
+def dropped(reason: str) -> Row:
+    return {"status": "dropped", "reason": reason}
 
 
-def select(video: Row, config: SelectConfig, embed: clips.Embed) -> Row:
-    """Never raises for a bad file: it becomes a failed row that says why."""
-    row = {"video_id": video["video_id"], "uri": video["uri"]} | EMPTY
+def failed(reason: str, at: str, error: Exception) -> Row:
+    return {"status": "failed", "reason": reason, "failed_at": at, "message": str(error)}
+
+
+def look(given: tuple[str, SelectConfig]) -> Look:
+    """Decodes a file. A bad one does not raise: its facts say why it is dropped or failed.
+
+    Raises OSError where the file cannot be read for another reason than that it is not there.
+    """
+    uri, config = given
     try:
-        known = decode.probe(video["uri"])
+        known = decode.probe(uri)
     except UnreadableVideo as error:
-        return _failed(row, "not a video", "open", error)
-    except OSError as error:
-        return _failed(row, "cannot be opened", "open", error)
-    row |= {"frames": known.frames, "fps": known.fps, "width": known.width, "height": known.height, "decoder": known.decoder}
+        return Look(failed("not a video", "open", error))
+    except FileNotFoundError as error:
+        return Look(failed("not there", "open", error))
+    facts: Row = {
+        "frames": known.frames,
+        "fps": known.fps,
+        "width": known.width,
+        "height": known.height,
+        "decoder": known.decoder,
+    }
     seconds = known.frames / known.fps
     if seconds > config.decode.max_seconds:
-        return _dropped(row, f"too long ({seconds:.0f} s > {config.decode.max_seconds:g} s)")
+        return Look(facts | dropped(f"too long ({seconds:.0f} s > {config.decode.max_seconds:g} s)"))
     try:
-        return _judged(row, known, config, embed)
+        return _decoded(uri, known, config, facts)
     except UnreadableVideo as error:
-        return _failed(row, "undecodable", "decode", error)
+        return Look(facts | failed("undecodable", "decode", error))
 
 
-def _judged(row: Row, known: decode.Probe, config: SelectConfig, embed: clips.Embed) -> Row:
-    scanned = cuts.scan(decode.small_frames(row["uri"], known, config.decode), known.fps, config.cuts)
+def _decoded(uri: str, known: decode.Probe, config: SelectConfig, facts: Row) -> Look:
+    most = int(config.decode.max_seconds * known.fps)  # what the container announces may be less than what it holds
+    scanned = cuts.scan(decode.small_frames(uri, known, config.decode, most + 1), known.fps, config.cuts)
     if not scanned.frames:
         raise UnreadableVideo("no frames")
+    if scanned.frames > most:
+        return Look(facts | dropped(f"too long (over {config.decode.max_seconds:g} s, more than announced)"))
     found = cuts.cuts_of(scanned, known.fps, config.cuts)
-    row = row | {"frames": scanned.frames, "detector": cuts.DETECTOR, "cuts": found}
+    facts = facts | {"frames": scanned.frames, "detector": cuts.DETECTOR, "cuts": found}
     reason = verdict.judge_cuts(found, known.fps, config.verdict)
     if reason is not None:
-        return _dropped(row, reason)
+        return Look(facts | dropped(reason))
     middles = [(cut["start"] + cut["end"]) // 2 for cut in found]
-    frames = decode.frames_at(row["uri"], known.decoder, middles, config.decode.embed_pixels)
-    groups = clips.groups_of(embed([frames[index] for index in middles]), embed.similarity)
-    made = clips.clips_of(found, groups, scanned.sharpness)
-    row = row | {"embedding": embed.name, "clips": made, "richness": verdict.richness(made)}
-    reason = verdict.judge_clips(made, config.verdict)
-    return _dropped(row, reason) if reason is not None else row | {"status": "kept"}
+    frames = decode.frames_at(uri, known.decoder, middles, config.decode.embed_pixels)
+    return Look(facts, scanned.sharpness, tuple(frames[index] for index in middles))
+
+
+def judged(seen: Look, config: SelectConfig, embed: clips.Embed) -> Row:
+    """The facts of a video with its clips, richness and verdict."""
+    if seen.sharpness is None:
+        return seen.facts
+    groups = clips.groups_of(embed(seen.middles), embed.similarity)
+    made = clips.clips_of(seen.facts["cuts"], groups, seen.sharpness)
+    facts = seen.facts | {"embedding": embed.name, "clips": made, "richness": verdict.richness(made)}
+    reason = verdict.judge_clips(made, facts["richness"], config.verdict)
+    return facts | (dropped(reason) if reason is not None else {"status": "kept"})
+
+
+class Selector:
+    """Rows of schema.VIDEO in, rows of schema.ANSWERS out. Never raises for a file: it becomes a failed row that says why.
+
+    Files are decoded in a process of their own, within `config.decode`'s limits of time and memory.
+    """
+
+    def __init__(self, config: SelectConfig, embed: clips.Embed) -> None:
+        self._config = config
+        self._embed = embed
+        self._look = Isolated(look, Limits(config.decode.timeout_s, config.decode.memory_bytes))
+
+    def __call__(self, video: Row) -> Row:
+        row = {"video_id": video["video_id"], "uri": video["uri"]} | EMPTY
+        try:
+            seen = patiently(lambda: self._look((video["uri"], self._config)), self._config.decode.attempts, Crashed, OSError)
+        except Crashed as error:
+            return row | failed("decoder crashed", "decode", error)
+        except Passing as error:
+            return row | failed(PASSING, "open", error)
+        return row | judged(seen, self._config, self._embed)
+
+    def close(self) -> None:
+        self._look.close()
+
+
+PASSING = "cannot be read now"
+"""The reason of a failure that another run may not meet: such a row is not kept in answers/, and the video is tried again."""

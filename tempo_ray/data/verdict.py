@@ -20,7 +20,7 @@ def judge_cuts(cuts: Sequence[dict[str, Any]], fps: float, config: VerdictConfig
     return None
 
 
-def judge_clips(clips: Sequence[dict[str, Any]], config: VerdictConfig) -> str | None:
+def judge_clips(clips: Sequence[dict[str, Any]], rich: float, config: VerdictConfig) -> str | None:
     """Why a video with these clips is dropped, or None."""
     if len(clips) < config.min_clips:
         return f"too few clips ({len(clips)} < {config.min_clips})"
@@ -28,6 +28,8 @@ def judge_clips(clips: Sequence[dict[str, Any]], config: VerdictConfig) -> str |
     allowed = min(len(clips) // 3, config.max_recurrence)
     if most > allowed:
         return f"a scene recurs too often ({most} > {allowed} of {len(clips)} clips)"
+    if rich < config.min_richness:
+        return f"not rich enough in time ({rich:.2f} < {config.min_richness:g} bits)"
     return None
 
 

@@ -2,9 +2,12 @@
 
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from tempo_ray.config import EngineConfig, SamplingConfig
@@ -13,12 +16,16 @@ from tempo_ray.models.frames import Frames, as_vllm
 
 @dataclass(frozen=True)
 class Request:
-    """One question: text parts, None for each video, the videos in that order, and the seed of its sampling."""
+    """One question: text parts, None for each video, the videos in that order, and the seed of its sampling.
+
+    `video_ids` names each video: an engine encodes what it knows by that name once. The name must tell the pixels.
+    """
 
     parts: tuple[str | None, ...]
     videos: tuple[Frames, ...]
     max_tokens: int
     seed: int
+    video_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,22 +73,38 @@ def model_hash(path: str) -> str:
     return digest.hexdigest()[:12]
 
 
+class EngineDied(RuntimeError):
+    """The engine cannot answer any more; what was asked of it is to be asked of another."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    prompt: dict[str, Any]
+    params: Any
+    answer: "Future[Completion]"
+
+
 class Engine:
-    """One vLLM engine. `generate` returns the completions in the order of the requests; all are in flight together."""
+    """One vLLM engine in a thread of its own. `generate` may be called from many threads: all their requests run together."""
 
     def __init__(self, model: str, config: EngineConfig, sampling: SamplingConfig, threads: int | None = None) -> None:
         set_environment(config)
-        from vllm import LLM
-
-        if threads is not None:
-            import torch
-
-            torch.set_num_threads(threads)
         self.model = model
         self._sampling = sampling
-        self._llm = LLM(model, disable_log_stats=True, mm_processor_cache_gb=0.5, **engine_kwargs(config))
+        self._asked: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._waiting: dict[str, Future[Completion]] = {}
+        self._died: BaseException | None = None
+        self._closing = False
+        started: Future[Any] = Future()
+        self._thread = threading.Thread(target=self._run, args=(config, threads, started), name="engine", daemon=True)
+        self._thread.start()
+        self._llm = started.result()
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """The completions in the order of the requests.
+
+        Raises EngineDied, and ValueError where a request cannot be answered: longer than max_model_len, say.
+        """
         from vllm import SamplingParams
 
         from tempo_ray.models.vlm import chat_text, load_processor
@@ -89,29 +112,88 @@ class Engine:
         if not requests:
             return []
         processor = load_processor(self.model)
-        prompts: list[Any] = []
-        params = []
+        answers: list[Future[Completion]] = []
         for request in requests:
             prompt: dict[str, Any] = {"prompt": chat_text(processor, request.parts)}
             if request.videos:
                 prompt["multi_modal_data"] = {"video": as_vllm(request.videos)}
-            prompts.append(prompt)
-            params.append(
-                SamplingParams(
-                    temperature=self._sampling.temperature,
-                    top_p=self._sampling.top_p,
-                    repetition_penalty=self._sampling.repetition_penalty,
-                    max_tokens=request.max_tokens,
-                    seed=request.seed,
-                )
+                if request.video_ids:
+                    prompt["multi_modal_uuids"] = {"video": list(request.video_ids)}
+            params = SamplingParams(
+                temperature=self._sampling.temperature,
+                top_p=self._sampling.top_p,
+                repetition_penalty=self._sampling.repetition_penalty,
+                max_tokens=request.max_tokens,
+                seed=request.seed,
             )
-        outputs = self._llm.generate(prompts, params, use_tqdm=False)
-        return [
-            Completion(
-                out.outputs[0].text.strip(),
-                len(out.prompt_token_ids or ()),
-                len(out.outputs[0].token_ids),
-                str(out.outputs[0].finish_reason),
-            )
-            for out in outputs
-        ]
+            answers.append(Future())
+            self._asked.put(_Asked(prompt, params, answers[-1]))
+        return [self._result(answer) for answer in answers]
+
+    def _result(self, answer: "Future[Completion]") -> Completion:
+        while True:
+            try:
+                return answer.result(timeout=1.0)
+            except TimeoutError:
+                if self._died is not None:  # a request that was put after the thread had ended
+                    raise EngineDied(f"the engine died: {self._died}") from self._died
+
+    def counters(self) -> dict[str, float]:
+        """vLLM's counters since the start, by name: `mm_cache_queries`, `mm_cache_hits`, `generation_tokens` ..."""
+        counted = {}
+        for metric in self._llm.get_metrics():
+            if hasattr(metric, "value"):  # histograms have none
+                counted[metric.name.removeprefix("vllm:")] = float(metric.value)
+        return counted
+
+    def close(self) -> None:
+        """Ends the thread and frees the engine; what was asked before is answered first."""
+        self._asked.put(None)
+        self._thread.join()
+        del self._llm
+
+    def _run(self, config: EngineConfig, threads: int | None, started: "Future[Any]") -> None:
+        """The engine's thread: takes what was asked, steps the engine, hands out what is done."""
+        import torch
+        from vllm import LLM
+
+        try:
+            if threads is not None:
+                torch.set_num_threads(threads)  # it holds for the calling thread
+            llm = LLM(self.model, disable_log_stats=False, mm_processor_cache_gb=0.5, **engine_kwargs(config))
+        except BaseException as error:  # noqa: BLE001, handed to the thread that waits for the start
+            started.set_exception(error)
+            return
+        started.set_result(llm)
+        try:
+            while self._take(llm):
+                for done in llm.llm_engine.step():
+                    if done.finished:
+                        self._waiting.pop(done.request_id).set_result(_completion(done))
+        except BaseException as error:  # noqa: BLE001, whatever ended the engine is told to every thread that waits
+            self._died = error
+            for answer in self._waiting.values():
+                answer.set_exception(EngineDied(f"the engine died: {error}"))
+
+    def _take(self, llm: Any) -> bool:
+        """Enqueues what was asked; waits for it where the engine has nothing to do. False at the end."""
+        while True:
+            try:
+                asked = self._asked.get(block=not (self._waiting or self._closing))
+            except Empty:
+                return bool(self._waiting)
+            if asked is None:
+                self._closing = True
+                continue
+            try:
+                (name,) = llm.enqueue([asked.prompt], [asked.params], use_tqdm=False)
+            except ValueError as error:  # this request alone is at fault: longer than max_model_len, say
+                asked.answer.set_exception(error)
+            else:
+                # vLLM adds eight random characters to the id under which it gives the answer
+                self._waiting[name.rpartition("-")[0] or name] = asked.answer
+
+
+def _completion(done: Any) -> Completion:
+    said = done.outputs[0]
+    return Completion(said.text.strip(), len(done.prompt_token_ids or ()), len(said.token_ids), str(said.finish_reason))

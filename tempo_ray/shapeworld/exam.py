@@ -65,9 +65,10 @@ def examine(folder: Path, stories: int = 200, seed: int = 0) -> dict[str, Any]:
     for name in ("text_question", "clips_question", "video_question"):
         examples, texts = asked(name, greedy)
         figures[name] = round(float(np.mean([text == one.answer for one, text in zip(examples, texts, strict=True)])), 4)
-    del greedy
+    greedy.close()
     sampling = Engine(str(folder), ENGINE, SamplingConfig())
     figures["from_video_sampled"] = _told(*asked("from_video", sampling)) | {"temperature": SamplingConfig().temperature}
+    sampling.close()
     return figures
 
 

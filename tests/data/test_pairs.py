@@ -16,6 +16,7 @@ def answer(kind: str, text: str, **other: Any) -> dict[str, Any]:
         "form": "caption",
         "perturbation": kind,
         "strength": None if kind == "clean" else 4,
+        "sample": 0,
         "order": [0, 1, 2, 3],
         "order_distance": 0.0,
         "kept_share": 1.0,

@@ -40,7 +40,13 @@ def test_cuts(given: list[dict], reason: str | None) -> None:
     ],
 )
 def test_clips(given: list[dict], reason: str | None) -> None:
-    assert judge_clips(given, CONFIG) == reason
+    assert judge_clips(given, 9.0, CONFIG) == reason
+
+
+def test_least_richness() -> None:
+    config = VerdictConfig(min_richness=1.5)
+    assert judge_clips(clips(0, 1, 2, 3), 2.0, config) is None
+    assert judge_clips(clips(0, 1, 2, 3), 1.25, config) == "not rich enough in time (1.25 < 1.5 bits)"
 
 
 def test_richness_is_the_entropy_of_time() -> None:

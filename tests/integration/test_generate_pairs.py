@@ -101,6 +101,59 @@ def test_pairs_differ_in_what_their_author_saw(done: Path) -> None:
         assert all(rule["passed"] for rule in pair["rules"])
 
 
+def test_a_pair_is_explained_from_its_id_alone(done: Path) -> None:
+    pair = ds.dataset(done / "pairs", format="parquet").head(1).to_pylist()[0]
+    told = run("explain", pair["pair_id"], f"run={done}")
+    assert told.returncode == 0, told.stderr[-2000:]
+    for part in (pair["uri"], pair["model_hash"], pair["prompt"], "chosen (clean;", f"rejected ({pair['perturbation']}, r = "):
+        assert part in told.stdout
+    assert told.stdout.count("passed  ") == len(pair["rules"])
+    assert "strengths:" in told.stdout  # the whole config
+    unknown = run("explain", "nothing", f"run={done}")
+    assert (unknown.returncode, "no pair nothing in" in unknown.stderr) == (2, True)
+
+
+def test_videos_are_ranked_by_richness(done: Path) -> None:
+    ranked = run("rank", f"run={done}")
+    assert ranked.returncode == 0, ranked.stderr
+    assert f"{GOOD} videos; richness" in ranked.stdout
+    found = [float(line.split()[0]) for line in ranked.stdout.split("the richest:")[1].splitlines() if line]
+    assert len(found) == GOOD
+    assert found == sorted(found, reverse=True)
+    assert found[0] > found[-1]
+
+
+def test_export_is_what_trainers_read(done: Path) -> None:
+    """Each as its documented schema says; Hugging Face datasets reads TRL's and infers what TRL calls conversational."""
+    pairs = ds.dataset(done / "pairs", format="parquet").to_table().to_pylist()
+    rows = {}
+    for form in ("trl", "ms_swift", "llama_factory"):
+        exported = run("export", form, f"run={done}")
+        assert exported.returncode == 0, exported.stderr
+        lines = (done / "export" / f"{form}.jsonl").read_text().splitlines()
+        rows[form] = [json.loads(line) for line in lines]
+        assert len(rows[form]) == len(pairs)
+    one = pairs[0]
+    swift = rows["ms_swift"][0]
+    assert [turn["role"] for turn in swift["messages"]] == ["user", "assistant"]
+    assert swift["messages"][0]["content"] == "<video>" + one["prompt"]
+    assert (swift["messages"][1]["content"], swift["rejected_response"], swift["videos"]) == (
+        one["chosen"],
+        one["rejected"],
+        [one["uri"]],
+    )
+    factory = rows["llama_factory"][0]
+    assert factory["chosen"] == {"from": "gpt", "value": one["chosen"]}
+    assert factory["conversations"][0]["value"].count("<video>") == len(factory["videos"]) == 1
+    info = json.loads((done / "export" / "dataset_info.json").read_text())["tempo_ray"]
+    assert set(info["columns"].values()) == set(factory)
+    trl = rows["trl"][0]
+    assert trl["prompt"][0]["content"][1]["text"] == one["prompt"]
+    assert trl["rejected"][0]["content"][0]["text"] == one["rejected"]
+    refused = run("export", "csv", f"run={done}")
+    assert (refused.returncode, "one of trl, ms_swift, llama_factory" in refused.stderr) == (2, True)
+
+
 def test_the_same_command_again_asks_the_model_nothing(done: Path, videos: Path) -> None:
     before = sorted(file.name for file in (done / "answers").iterdir())
     pairs = ds.dataset(done / "pairs", format="parquet").to_table(columns=["pair_id"])["pair_id"].to_pylist()

@@ -1,0 +1,107 @@
+"""A function -> the same function in a process of its own, which may crash, hang or swell without harm to its caller.
+
+Codecs are C code fed with strangers' files: one that kills its process must cost one file, not the actor that would be
+started again with the same file for ever.
+"""
+
+import ctypes
+import multiprocessing
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Generic, TypeVar
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+PR_SET_PDEATHSIG = 1
+
+
+class Crashed(RuntimeError):
+    """The process died or was ended at a limit; the message says which. The same input will do it again."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    seconds: float
+    """For one call."""
+    memory_bytes: int
+    """Private memory of the process."""
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _work(function: Callable[[Any], Any], limits: Limits, pipe: Connection) -> None:
+    _die_with_parent()
+    resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
+    pipe.send(None)  # it is up
+    while True:
+        try:
+            given = pipe.recv()
+        except EOFError:
+            return
+        try:
+            made: tuple[Any, Exception | None] = (function(given), None)
+        except Exception as error:  # noqa: BLE001, it belongs to the caller
+            made = (None, error)
+        pipe.send(made)
+
+
+class Isolated(Generic[Given, Made]):
+    """Calls a module-level function in one child process, started again after it died. Not for two threads at once."""
+
+    START_SECONDS = 120.0
+
+    def __init__(self, function: Callable[[Given], Made], limits: Limits) -> None:
+        self._function = function
+        self._limits = limits
+        self._context = multiprocessing.get_context("spawn")
+        self._start()
+
+    def _start(self) -> None:
+        self._pipe, theirs = self._context.Pipe()
+        self._process = self._context.Process(target=_work, args=(self._function, self._limits, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+        if not self._pipe.poll(self.START_SECONDS):
+            raise RuntimeError(f"a child process did not start within {self.START_SECONDS:.0f} s")
+        self._pipe.recv()
+
+    def __call__(self, given: Given) -> Made:
+        """Raises what the function raises, and Crashed."""
+        if not self._process.is_alive():  # ended from outside while it was idle
+            self._restart()
+        self._pipe.send(given)
+        try:
+            if not self._pipe.poll(self._limits.seconds):
+                raise Crashed(f"took longer than {self._limits.seconds:g} s")
+            made, error = self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join(10)
+            code = self._process.exitcode
+            how = signal.Signals(-code).name if code is not None and code < 0 else f"status {code}"
+            self._restart()
+            raise Crashed(f"the decoder's process ended with {how}") from None
+        except Crashed:
+            self._restart()
+            raise
+        if isinstance(error, MemoryError):
+            raise Crashed(f"took more than {self._limits.memory_bytes / 1e9:.1f} GB of memory")
+        if error is not None:
+            raise error
+        return made
+
+    def _restart(self) -> None:
+        self.close()
+        self._start()
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.kill()
+        self._process.join()

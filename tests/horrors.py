@@ -1,0 +1,95 @@
+"""A folder of files as strangers have them, and what must become of each: (status, what the reason begins with)."""
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from tempo_ray.shapeworld.render import write_video
+from tempo_ray.shapeworld.story import draw_story
+
+Expected = dict[str, tuple[str, str | None]]
+
+
+def _shots(count: int, frames: int, width: int, height: int) -> Iterator[np.ndarray]:
+    """Noise that stays the same within a shot."""
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        coarse = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        still = np.kron(coarse, np.ones((height // 4 + 1, width // 4 + 1, 1), np.uint8))[:height, :width]
+        yield from (still for _ in range(frames))
+
+
+def encode(
+    file: Path,
+    frames: Iterator[np.ndarray],
+    *,
+    fps: int = 24,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    last_pts: int | None = None,
+) -> None:
+    frames = iter(frames)
+    held = next(frames)
+    with av.open(str(file), "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=fps, options={"preset": "ultrafast", "crf": "30"})
+        stream.height, stream.width = held.shape[:2]
+        stream.pix_fmt = pixels
+        stream.time_base = Fraction(1, fps)
+        for number in range(1 << 31):
+            following = next(frames, None)
+            frame = av.VideoFrame.from_ndarray(held, format="rgb24")
+            frame.pts = last_pts if following is None and last_pts is not None else number
+            container.mux(stream.encode(frame))
+            if following is None:
+                break
+            held = following
+        container.mux(stream.encode())
+
+
+def audio_only(file: Path) -> None:
+    with av.open(str(file), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        for start in range(0, 16000, 1024):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def make(folder: Path) -> Expected:
+    good = folder / "good.mp4"
+    write_video(draw_story(np.random.default_rng(0), 5), good, 24, 64, 64)
+    whole = good.read_bytes()
+    expected: Expected = {"good.mp4": ("kept", None)}
+
+    def put(name: str, data: bytes, status: str, reason: str | None) -> None:
+        (folder / name).write_bytes(data)
+        expected[name] = (status, reason)
+
+    put("empty.mp4", b"", "failed", "not a video")
+    put("text.mp4", b"this is no video\n" * 99, "failed", "not a video")
+    put("no head.mp4", whole[len(whole) // 3 :], "failed", "not a video")
+    put("no tail.mp4", whole[: len(whole) // 2], "failed", "not a video")
+    put("name with\nnewline.mp4", whole, "kept", None)
+    put("имя 名前 é.mp4", whole, "kept", None)
+
+    def made(name: str, frames: Iterator[np.ndarray], status: str, reason: str | None, **how: object) -> None:
+        encode(folder / name, frames, **how)  # type: ignore[arg-type]
+        expected[name] = (status, reason)
+
+    made("one frame.mp4", _shots(1, 1, 64, 64), "dropped", "too few cuts")
+    made("odd size.mp4", _shots(5, 20, 75, 53), "kept", None, pixels="yuv444p")
+    made("ten bit.mp4", _shots(5, 20, 64, 64), "kept", None, pixels="yuv420p10le")
+    made("black for hours.mp4", (np.zeros((64, 64, 3), np.uint8) for _ in range(4 * 3600)), "dropped", "too long", fps=1)
+    made("ten hours announced.mp4", _shots(5, 20, 64, 64), "dropped", "too long", last_pts=10 * 3600 * 24)
+    audio_only(folder / "audio only.mp4")
+    expected["audio only.mp4"] = ("failed", "not a video")
+    os.symlink(folder / "loop.mp4", folder / "loop.mp4")
+    expected["loop.mp4"] = ("failed", "cannot be read now")
+    os.symlink(folder / "nowhere", folder / "dangling.mp4")
+    expected["dangling.mp4"] = ("failed", "not there")
+    return expected
