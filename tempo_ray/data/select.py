@@ -92,6 +92,8 @@ def _decoded(uri: str, known: decode.Probe, config: SelectConfig, facts: Row) ->
     reason = verdict.judge_cuts(found, known.fps, config.verdict)
     if reason is not None:
         return Look(facts | dropped(reason))
+    if config.clips.encoder is None:  # the descriptor needs no more than the small frames
+        return Look(facts, scanned.sharpness, tuple(cuts.middles_of(scanned, known.fps, config.cuts)))
     middles = [(cut["start"] + cut["end"]) // 2 for cut in found]
     frames = decode.frames_at(uri, known.decoder, middles, config.decode.embed_pixels)
     return Look(facts, scanned.sharpness, tuple(frames[index] for index in middles))
