@@ -33,6 +33,7 @@ CLIP = pa.struct(
         ("key_frames", pa.list_(pa.int64())),
         ("caption", pa.string()),
         ("caption_finish_reason", pa.string()),
+        ("caption_tokens", pa.int64()),
     ]
 )
 

@@ -105,5 +105,5 @@ def clips_of(cuts: Sequence[dict[str, Any]], groups: Sequence[int], sharpness: n
             spans[-1]["end"] = cut["end"]
         else:
             spans.append({"start": cut["start"], "end": cut["end"], "group": group})
-    empty = {"caption": None, "caption_finish_reason": None}
+    empty = {"caption": None, "caption_finish_reason": None, "caption_tokens": None}
     return [span | {"key_frames": key_frames(sharpness, span["start"], span["end"])} | empty for span in spans]

@@ -19,12 +19,22 @@ class Progress:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+        self._answers: list[tuple[float, float]] = []
 
     def add(self, counts: Mapping[str, float]) -> None:
         self._counts.update(counts)
+        if "tokens" in counts:
+            self._answers.append((time.monotonic(), self._counts["tokens"]))
 
     def counts(self) -> dict[str, float]:
         return dict(self._counts)
+
+    def tokens_per_second(self) -> float | None:
+        """From the first batch of answers to the last, so that no engine's start counts; None of fewer than three."""
+        if len(self._answers) < 3:
+            return None
+        (first, before), (last, after) = self._answers[0], self._answers[-1]
+        return (after - before) / (last - first)
 
 
 class Meter:
@@ -45,6 +55,7 @@ class Meter:
         done = [row for row in rows if row["status"] == "kept" or row["failed_at"] == "respond"]
         self._count("respond", done)
         tokens = sum(answer["completion_tokens"] for row in done for answer in row["answers"])
+        tokens += sum(clip["caption_tokens"] or 0 for row in done for clip in row["clips"])
         if done:
             if tokens:
                 self._tokens.inc(tokens, {"model": str(done[0]["model"])})

@@ -221,6 +221,8 @@ def run(config: GeneratePairsConfig, counts: dict[str, Any], report: Callable[[s
     report(f"{counts['videos_in']} videos in the manifest")
     with reported(counts["videos_in"], report) as progress:
         write_answers(config, progress)
+        speed = ray.get(progress.tokens_per_second.remote())
+    counts["tokens_per_second"] = None if speed is None else round(speed, 1)
     write_pairs(config)
     counts.update(count(config, counts["videos_in"]))
     if counts["videos_in"] != counts["kept"] + counts["dropped"] + counts["failed"]:

@@ -131,7 +131,11 @@ class Answerer:
             seed = request_seed(self._seed, row["video_id"], "caption", clip)
             requests.append(self._request(row, frames, parts, self._config.sampling.caption_tokens, seed))
         for (row, clip), done in zip(clips, self._generate(requests), strict=True):
-            row["clips"][clip].update(caption=read_caption(done.text), caption_finish_reason=done.finish_reason)
+            row["clips"][clip].update(
+                caption=read_caption(done.text),
+                caption_finish_reason=done.finish_reason,
+                caption_tokens=done.completion_tokens,
+            )
 
     def _answer(self, rows: Sequence[Row], frames: dict[str, KeyFrames]) -> None:
         asked = []
