@@ -39,7 +39,7 @@ def set_environment(config: EngineConfig) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
-def engine_kwargs(config: EngineConfig) -> dict[str, Any]:
+def engine_kwargs(config: EngineConfig, cpu: bool) -> dict[str, Any]:
     """Keyword arguments of vLLM's engine, offline and served alike."""
     kwargs: dict[str, Any] = {
         "dtype": config.dtype,
@@ -50,6 +50,10 @@ def engine_kwargs(config: EngineConfig) -> dict[str, Any]:
     }
     if config.kv_cache_bytes is not None:
         kwargs["kv_cache_memory_bytes"] = config.kv_cache_bytes
+    if cpu:
+        # In vLLM 0.32 a prompt that is computed in two steps ends a CPU engine when its request has a seed: the generator is
+        # wound back by an offset, which CPU generators do not have. So a prompt is computed in one.
+        kwargs |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, config.max_model_len)}
     return kwargs
 
 
@@ -72,6 +76,7 @@ class Engine:
     def __init__(self, model: str, config: EngineConfig, sampling: SamplingConfig, threads: int | None = None) -> None:
         set_environment(config)
         from vllm import LLM
+        from vllm.platforms import current_platform
 
         if threads is not None:
             import torch
@@ -79,7 +84,9 @@ class Engine:
             torch.set_num_threads(threads)
         self.model = model
         self._sampling = sampling
-        self._llm = LLM(model, disable_log_stats=True, mm_processor_cache_gb=0.5, **engine_kwargs(config))
+        self._llm = LLM(
+            model, disable_log_stats=True, mm_processor_cache_gb=0.5, **engine_kwargs(config, current_platform.is_cpu())
+        )
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         from vllm import SamplingParams
