@@ -111,13 +111,12 @@ def _summary(run: Path, job: str) -> dict[str, Any]:
 
 
 def accuracies(evaluated: dict[str, Any]) -> dict[str, Any]:
-    """`order`, `motion`, `none` and `other` of both models, with the paired difference and its 95% interval."""
-    rows = evaluated["compared"]["tempo"]
+    """Both models on each group of questions and on each kind, with a blind guess, the paired difference and its 95% interval."""
     kept = {}
-    for name in ("order", "other", "motion", "none"):
-        row = rows[name]
-        figures = {key: round(row[key], 4) for key in ("difference", "low", "high", "p")}
-        kept[name] = {"sft": round(row["first"], 4), "tempo": round(row["second"], 4)} | figures | {"questions": row["questions"]}
+    for name, row in evaluated["compared"]["tempo"].items():
+        values = {"sft": row["first"], "tempo": row["second"], "chance": evaluated["models"]["sft"]["groups"][name]["chance"]}
+        values |= {key: row[key] for key in ("difference", "low", "high", "p")}
+        kept[name] = {key: round(value, 4) for key, value in values.items()} | {"questions": row["questions"]}
     return kept
 
 

@@ -11,8 +11,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+
+def _absolute(path: str) -> str:
+    """Workers have another working directory than the driver."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())
+
+
+def _absolute_folder(model: str) -> str:
+    return _absolute(model) if Path(model).expanduser().exists() else model
+
+
+Location = Annotated[str, AfterValidator(_absolute)]
+"""A local path, made absolute, or a URI that Arrow knows."""
+ModelName = Annotated[str, AfterValidator(_absolute_folder)]
+"""A model's folder, made absolute, or its hub name."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -83,7 +97,7 @@ class FramesConfig(Config):
 
 
 class VideosConfig(Config):
-    input: str
+    input: Location
     """A folder of videos, one video file, or a list of them (.parquet with a column `uri`, or .txt with one URI a line).
 
     A local path or an Arrow URI.
@@ -127,7 +141,7 @@ class ClipsConfig(Config):
     """Cuts are merged into groups while the most alike two groups are more alike than this (cosine)."""
     descriptor_similarity: float = Field(0.9, ge=0.0, le=1.0)
     """The same for the colour-and-edge descriptor, whose cosines run higher."""
-    encoder: str | None = None
+    encoder: ModelName | None = None
     """Folder or hub name of a transformers image encoder (SigLIP); null takes the weight-free colour-and-edge descriptor."""
 
 
@@ -176,7 +190,7 @@ class EngineConfig(Config):
 
 
 class RespondConfig(Config):
-    model: str
+    model: ModelName
     """Folder or hub name of the model that writes the answers: the one that is to be trained."""
     form: Form = "caption"
     types: tuple[PerturbationType, ...] = ("drop", "shuffle", "reverse")
@@ -211,7 +225,7 @@ class PairsConfig(Config):
 class GeneratePairsConfig(Config):
     """A folder of videos -> preference pairs."""
 
-    run: str
+    run: Location
     """Run directory: everything this job writes lies under it. The same command on the same run goes on where it stopped."""
     seed: int = 0
     videos: VideosConfig
@@ -224,21 +238,21 @@ class GeneratePairsConfig(Config):
 class ExplainConfig(Config):
     """A pair of a run -> everything behind it."""
 
-    run: str
+    run: Location
     """Run directory of jobs/generate_pairs.py."""
 
 
 class RankConfig(Config):
     """The videos of a run by richness."""
 
-    run: str
+    run: Location
     """Run directory of jobs/generate_pairs.py."""
 
 
 class ExportConfig(Config):
     """The pairs of a run -> the files of other trainers, in RUN/export/."""
 
-    run: str
+    run: Location
     """Run directory of jobs/generate_pairs.py."""
 
 
@@ -297,7 +311,7 @@ class AlignConfig(Config):
 
 
 class SftConfig(Config):
-    data: str | None = None
+    data: Location | None = None
     """JSON or JSONL of conversations with `<video>`; video paths are relative to the file's folder."""
     epochs: Positive = 1
     lora: LoraConfig | None = LoraConfig(alpha=32.0, train_vision=True)
@@ -325,13 +339,13 @@ class WorkersConfig(Config):
 class TrainConfig(Config):
     """Pairs -> aligned and fine-tuned model."""
 
-    run: str
+    run: Location
     """Run directory. A finished stage is never run again; an unfinished one goes on from its last save."""
     recipe: Literal["pre_sft", "post_sft", "sft", "align"] = "pre_sft"
     """`pre_sft`: alignment, then SFT (the paper); `post_sft`: SFT, then alignment; or one of the two alone."""
-    model: str
+    model: ModelName
     """Folder or hub name of the model to start from."""
-    pairs: str | None = None
+    pairs: Location | None = None
     """Folder of pair Parquet files; null takes the run's own pairs/."""
     seed: int = 0
     frames: FramesConfig = FramesConfig()
@@ -360,7 +374,7 @@ class TrainConfig(Config):
 class ServedModel(Config):
     name: str
     """The model id that clients send."""
-    path: str
+    path: ModelName
     """Folder or hub name."""
 
 
@@ -385,7 +399,7 @@ class GuardConfig(Config):
 class ServeConfig(Config):
     """A model folder -> an OpenAI-compatible endpoint."""
 
-    run: str | None = None
+    run: Location | None = None
     """Run directory for the summary; null writes none."""
     models: tuple[ServedModel, ...]
     host: str = "127.0.0.1"
@@ -413,12 +427,12 @@ class ServeConfig(Config):
 class EvaluateConfig(Config):
     """An endpoint and questions -> scores."""
 
-    run: str
+    run: Location
     endpoint: str = "http://127.0.0.1:8000/v1"
     """Base URL of an OpenAI-compatible endpoint. Its token, if it wants one, is read from TEMPO_RAY_TOKEN."""
     models: tuple[str, ...]
     """Model ids to ask; with two or more, each is compared with the first by paired statistics."""
-    questions: str
+    questions: Location
     """JSONL of questions; video paths are relative to the file's folder."""
     limit: Positive | None = None
     concurrency: Positive = 16
@@ -454,7 +468,7 @@ class WorldConfig(Config):
 class MakeShapeworldConfig(Config):
     """Nothing -> a folder of drawn videos, their stories, questions and instruction data."""
 
-    output: str
+    output: Location
     """Folder to write: videos/, stories.jsonl, questions.jsonl and instructions.jsonl."""
     split: Literal["train", "heldout", "test"] = "train"
     """No story stands in two splits."""
@@ -463,19 +477,19 @@ class MakeShapeworldConfig(Config):
     world: WorldConfig = WorldConfig()
     questions_per_video: int = Field(6, ge=0)
     instructions_per_video: int = Field(8, ge=0)
-    order_share: Share = 0.25
-    """Share of the instructions that ask for the order of events; as in real instruction data, few do."""
+    order_share: Share = 0.0
+    """Share of the instructions that ask for the order of events. At 0 a model's sense of order comes from elsewhere."""
     ray: RayConfig = RayConfig()
 
 
 class PretrainConfig(Config):
     """Nothing -> a tiny Video LLM and the record of its making."""
 
-    output: str
+    output: Location
     """Folder of the model. An interrupted run goes on from its last save."""
     family: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
     seed: int = 0
-    steps: Positive = 3600
+    steps: Positive = 4000
     threads: Positive = 2
 
 

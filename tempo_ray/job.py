@@ -11,6 +11,9 @@ from typing import Any
 from tempo_ray.config import Config
 from tempo_ray.paths import RunPaths, write_bytes
 
+_PACKAGE = "/working_dir_files/_ray_pkg_"
+"""Where Ray unpacks the --working-dir of a submitted job."""
+
 
 class BadInput(Exception):
     """What the user gave cannot be used; the message says what to do, in one or two lines."""
@@ -28,6 +31,10 @@ def running(job: str, run: str | None, config: Config) -> Iterator[dict[str, Any
     paths = None if run is None else RunPaths(run)
     status, error = "failed", None
     try:
+        if run is not None and _PACKAGE in run:
+            raise BadInput(
+                "a relative run= lies in the submitted job's package, which Ray deletes: give an absolute path or a URI"
+            )
         if paths is not None:
             _first_write(paths.config(job), config.to_yaml(), run or "")
             _first_write(paths.config(job, config.hash()), config.to_yaml(), run or "")

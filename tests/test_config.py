@@ -112,3 +112,12 @@ def test_each_job_reads_its_own_section(job: str) -> None:
     told = done.stderr.splitlines()
     assert any(line.startswith("nonsense: no such key") for line in told)
     assert all(line.startswith("nonsense: ") or ": missing" in line for line in told), told
+
+
+def test_local_paths_are_absolute_and_hub_names_stay() -> None:
+    words = ["run=runs/x", "videos.input=s3://films/in", "respond.model=Qwen/Qwen2.5-VL-7B-Instruct"]
+    config = load_config(GeneratePairsConfig, None, words)
+    assert config.run == str(Path("runs/x").absolute())
+    assert (config.videos.input, config.respond.model) == ("s3://films/in", "Qwen/Qwen2.5-VL-7B-Instruct")
+    here = load_config(GeneratePairsConfig, None, [*words, "respond.model=tempo_ray/shapeworld/models/qwen2_5_vl"])
+    assert Path(here.respond.model).is_absolute()

@@ -46,7 +46,7 @@ def set_environment(config: EngineConfig) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
-def engine_kwargs(config: EngineConfig) -> dict[str, Any]:
+def engine_kwargs(config: EngineConfig, cpu: bool) -> dict[str, Any]:
     """Keyword arguments of vLLM's engine, offline and served alike."""
     kwargs: dict[str, Any] = {
         "dtype": config.dtype,
@@ -57,6 +57,10 @@ def engine_kwargs(config: EngineConfig) -> dict[str, Any]:
     }
     if config.kv_cache_bytes is not None:
         kwargs["kv_cache_memory_bytes"] = config.kv_cache_bytes
+    if cpu:
+        # In vLLM 0.32 a prompt that is computed in two steps ends a CPU engine when its request has a seed: the generator is
+        # wound back by an offset, which CPU generators do not have. So a prompt is computed in one.
+        kwargs |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, config.max_model_len)}
     return kwargs
 
 
@@ -156,11 +160,13 @@ class Engine:
         """The engine's thread: takes what was asked, steps the engine, hands out what is done."""
         import torch
         from vllm import LLM
+        from vllm.platforms import current_platform
 
         try:
             if threads is not None:
                 torch.set_num_threads(threads)  # it holds for the calling thread
-            llm = LLM(self.model, disable_log_stats=False, mm_processor_cache_gb=0.5, **engine_kwargs(config))
+            kwargs = engine_kwargs(config, current_platform.is_cpu())
+            llm = LLM(self.model, disable_log_stats=False, mm_processor_cache_gb=0.5, **kwargs)
         except BaseException as error:  # noqa: BLE001, handed to the thread that waits for the start
             started.set_exception(error)
             return

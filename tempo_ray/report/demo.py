@@ -20,18 +20,30 @@ NAMES = {
     "motion": "  motion in a shot",
     "none": "  no time needed",
 }
+KINDS = {
+    "kind:first": "  what comes first",
+    "kind:last": "  what comes last",
+    "kind:before": "  what comes before",
+    "kind:after": "  what comes after",
+    "kind:yes_no": "  this before that?",
+    "kind:caption": "  which caption",
+}
 SFT, TEMPO, REJECTED = "#8a93a3", "#1f6feb", "#c0392b"
 
 
 def table(facts: dict[str, Any]) -> str:
     """The scores of both models, for people. Accuracies in per cent, differences in points."""
-    lines = [f"{'questions about':20} {'SFT':>7} {'TEMPO + SFT':>12} {'difference':>11} {'95% interval':>17} {'questions':>10}"]
-    for key, name in NAMES.items():
+    columns = f"{'SFT':>7} {'TEMPO + SFT':>12} {'difference':>11} {'95% interval':>17} {'blind guess':>12} {'questions':>10}"
+    lines = [f"{'questions about':20} {columns}"]
+    order, *others = NAMES.items()
+    for key, name in (order, *KINDS.items(), *others):
+        if key not in facts["accuracy"]:
+            continue
         row = facts["accuracy"][key]
         interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
         lines.append(
             f"{name:20} {100 * row['sft']:6.1f}% {100 * row['tempo']:11.1f}% {100 * row['difference']:+10.1f} {interval:>17} "
-            f"{row['questions']:10d}"
+            f"{100 * row['chance']:11.1f}% {row['questions']:10d}"
         )
     seconds = facts["seconds"]["total"]
     lines.append(f"\n{facts['videos']} videos -> {facts['pairs']} pairs, seed {facts['seed']}, {seconds / 60:.1f} minutes in all")
@@ -82,6 +94,8 @@ def _scores(axes: Any, facts: dict[str, Any]) -> None:
         values = [100 * facts["accuracy"][key][name] for key in keys]
         bars = axes.bar(where + offset, values, 0.38, color=color, label=label)
         axes.bar_label(bars, fmt="%.0f%%", fontsize=9)
+    chance = [100 * facts["accuracy"][key]["chance"] for key in keys]
+    axes.hlines(chance, where - 0.42, where + 0.42, colors="black", linestyles="dotted", label="blind guess")
     names = []
     for key in keys:
         row = facts["accuracy"][key]
@@ -92,7 +106,7 @@ def _scores(axes: Any, facts: dict[str, Any]) -> None:
     axes.set_ylim(0, 112)
     axes.set_ylabel("right answers, %")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", ncols=2, fontsize=9)
+    axes.legend(frameon=False, loc="upper left", ncols=3, fontsize=9)
     axes.set_title("same questions to both models; difference in points with its 95% interval", loc="left", fontsize=10)
 
 

@@ -130,7 +130,9 @@ def llm_config(config: ServeConfig, model: ServedModel) -> LLMConfig:
     bundle = {"CPU": config.cpus} | ({"GPU": 1} if config.device == "gpu" else {})
     return LLMConfig(
         model_loading_config={"model_id": model.name, "model_source": str(Path(model.path).resolve()) if local else model.path},
-        engine_kwargs=engine_kwargs(config.engine) | serving_kwargs(config) | {"chat_template": chat_template(model.path)},
+        engine_kwargs=engine_kwargs(config.engine, config.device == "cpu")
+        | serving_kwargs(config)
+        | {"chat_template": chat_template(model.path)},
         accelerator_config={"kind": config.device},
         placement_group_config={"bundle_per_worker": bundle},
         deployment_config={

@@ -62,7 +62,7 @@ def examine(folder: Path, stories: int = 200, seed: int = 0) -> dict[str, Any]:
         figures[name] = dict(zip(("colour", "shape", "deed"), np.mean(rows, axis=0).round(4).tolist(), strict=True))
     for name in ("from_captions", "from_clips", "from_video"):
         figures[name] = _told(*asked(name, greedy))
-    for name in ("text_question", "clips_question", "video_question"):
+    for name in ("text_question", "clips_question", "video_question", "content_question"):
         examples, texts = asked(name, greedy)
         figures[name] = round(float(np.mean([text == one.answer for one, text in zip(examples, texts, strict=True)])), 4)
     greedy.close()

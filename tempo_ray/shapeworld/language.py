@@ -98,8 +98,11 @@ def ask_caption(events: Sequence[Event], rng: np.random.Generator) -> Question:
     wrong = list(events)
     while wrong == list(events):
         wrong = _pick(rng, events, len(events)) if rng.integers(2) else list(events)[::-1]
-    right, other = caption(events, phrasing), caption(wrong, phrasing)
-    return _choice("caption", "order", "Which caption fits the video?", right, [other], rng)
+    return ask_which_fits(caption(events, phrasing), caption(wrong, phrasing), rng)
+
+
+def ask_which_fits(right: str, wrong: str, rng: np.random.Generator) -> Question:
+    return _choice("caption", "order", "Which caption fits the video?", right, [wrong], rng)
 
 
 def _unique(events: Sequence[Event], action: str) -> list[Event]:

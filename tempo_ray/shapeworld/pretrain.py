@@ -37,7 +37,7 @@ class PretrainSettings:
     vision_steps: int = 400
     """The vision tower learns to name colour, shape and deed first, as real ones come pre-trained."""
     vision_batch: int = 128
-    steps: int = 3600
+    steps: int = 4000
     single_shot_steps: int = 400
     """Single shots come before whole videos: four-shot captions from the start stay at chance."""
     batch: int = 32
@@ -93,6 +93,11 @@ def _story(rng: np.random.Generator, split: Split, low: int, high: int) -> Story
     return draw_split(rng, split, int(rng.integers(low, high + 1)))
 
 
+def _lines(story: Story) -> str:
+    """The story in words: its events in order, numbered, one a line."""
+    return "".join(f"{number}. {language.caption_event(event)}\n" for number, event in enumerate(story.events, 1))
+
+
 class Tasks:
     """Draws examples; one method a task."""
 
@@ -139,8 +144,7 @@ class Tasks:
         """A question about a story told in words: what a language model knows of order before it sees a video."""
         drawn = _story(rng, self.split, 3, 6)
         question = language.ask(drawn, rng, 1, 0.7)[0]
-        lines = "".join(f"{number}. {language.caption_event(event)}\n" for number, event in enumerate(drawn.events, 1))
-        return Example([lines + question.text], [], question.answer)
+        return Example([_lines(drawn) + question.text], [], question.answer)
 
     def clips_question(self, rng: np.random.Generator) -> Example:
         """A question about clips that are shown one by one: the model can tell their order, as it can that of sentences."""
@@ -155,6 +159,31 @@ class Tasks:
         question = language.ask(drawn, rng, 1, 0.0)[0]
         return Example([None, question.text], [video_frames(drawn, self.model_type, rng)], question.answer)
 
+    def content_question(self, rng: np.random.Generator) -> Example:
+        """Which of two captions fits? The wrong one tells an event that is not there; the order of both is random.
+
+        It teaches to find and say the one of two captions that fits, from words, clips or a whole video, and nothing of order.
+        """
+        drawn = _story(rng, self.split, 2, 6)
+        count = len(drawn.events)
+        told = [drawn.events[index] for index in rng.permutation(count)]
+        things = {event.thing for event in told}
+        strange = [event for event in _story(rng, self.split, count, count).events if event.thing not in things]
+        if not strange:
+            return self.content_question(rng)
+        wrong = list(told)
+        wrong[int(rng.integers(count))] = strange[0]
+        if rng.random() < 0.6:
+            wrong = [wrong[index] for index in rng.permutation(count)]
+        phrasing = int(rng.integers(3))
+        question = language.ask_which_fits(language.caption(told, phrasing), language.caption(wrong, phrasing), rng)
+        shown = rng.random()
+        if shown < 0.25:
+            return Example([_lines(drawn) + question.text], [], question.answer)
+        if shown < 0.45:
+            return Example([*[None] * count, question.text], [clip_frames(shot, rng) for shot in drawn.shots], question.answer)
+        return Example([None, question.text], [video_frames(drawn, self.model_type, rng)], question.answer)
+
     def draw(self, rng: np.random.Generator, single: bool) -> Example:
         if single:
             return self.first_clip(rng) if rng.random() < 0.9 else self.from_captions(rng, 2)
@@ -163,13 +192,14 @@ class Tasks:
 
 MIX = {
     "first_clip": 0.05,
-    "next_clip": 0.07,
+    "next_clip": 0.06,
     "from_captions": 0.09,
-    "from_clips": 0.10,
+    "from_clips": 0.09,
     "from_video": 0.17,
-    "text_question": 0.18,
-    "clips_question": 0.14,
-    "video_question": 0.20,
+    "text_question": 0.16,
+    "clips_question": 0.12,
+    "video_question": 0.12,
+    "content_question": 0.14,
 }
 """A task of `Tasks` -> its share of the examples once single shots are over."""
 

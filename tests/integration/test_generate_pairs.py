@@ -47,7 +47,8 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def done(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    finished = run(*CONFIG, f"run={folder}", f"videos.input={videos}")
+    # relative, as people write it: Ray's workers have working directories of their own
+    finished = run(*CONFIG, f"run={os.path.relpath(folder, ROOT)}", f"videos.input={os.path.relpath(videos, ROOT)}")
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert f"videos in 10 = kept {GOOD} + dropped 1 + failed 3" in finished.stdout
     return folder
@@ -173,6 +174,7 @@ def test_the_same_command_again_asks_the_model_nothing(done: Path, videos: Path)
         (["videos.input={videos}", "respond.model=/no/model"], "no such folder"),
         (["videos.input={videos}", "respond.engine.kv_cache_bytes=1000000000000000"], "lower respond.pool.min_size or"),
         (["videos.input={videos}", "run=/proc/nothing"], "cannot write to run="),
+        (["videos.input={videos}", "run={texts}/working_dir_files/_ray_pkg_1/x"], "give an absolute path or a URI"),
     ],
 )
 def test_bad_input_is_refused_in_seconds(words: list[str], message: str, videos: Path, tmp_path: Path) -> None:

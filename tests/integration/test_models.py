@@ -24,6 +24,21 @@ def test_stock_transformers_loads_the_folder(family: str) -> None:
     assert AutoProcessor.from_pretrained(folder).chat_template
 
 
+def test_seeded_prompts_beyond_one_step_are_all_answered() -> None:
+    """More prompt tokens than the engine computes in a step; vLLM 0.32 on CPU dies of it unless prompts are kept whole."""
+    script = f"""
+from tempo_ray.config import SamplingConfig
+from tempo_ray.models.engine import Engine, Request
+from tempo_ray.shapeworld.exam import ENGINE
+engine = Engine({str(MODELS / "qwen3_vl")!r}, ENGINE, SamplingConfig())
+stories = [f"{{number}}. " + "A red square grows. " * 60 for number in range(48)]
+print(len(engine.generate([Request((story,), (), 8, seed) for seed, story in enumerate(stories)])))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[-1] == "48"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_is_as_good_as_its_record(family: str) -> None:
     """Two standard deviations of a share over 60 examples are about 0.06 near 0.95."""
