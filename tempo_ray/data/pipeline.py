@@ -161,7 +161,8 @@ def count(config: GeneratePairsConfig) -> dict[str, Any]:
         "failed": status["failed"],
         "reasons": dict(reasons.most_common()),
         "answers": sum(len(answers) for answers in rows["answers"]),
-        "pairs": _column(paths.pairs, ["pair_id"]).num_rows,
+        # where no answer made a pair, Ray Data has written no folder
+        "pairs": _column(paths.pairs, ["pair_id"]).num_rows if exists(paths.pairs) else 0,
     }
 
 
