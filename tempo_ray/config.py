@@ -6,6 +6,7 @@ anything. Units are in the names or beside the fields.
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -15,8 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 
 def _absolute(path: str) -> str:
-    """Workers have another working directory than the driver."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+    """Workers have another working directory than the driver; and one file has one name, however it was written."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def _absolute_folder(model: str) -> str:

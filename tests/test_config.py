@@ -118,6 +118,7 @@ def test_local_paths_are_absolute_and_hub_names_stay() -> None:
     words = ["run=runs/x", "videos.input=s3://films/in", "respond.model=Qwen/Qwen2.5-VL-7B-Instruct"]
     config = load_config(GeneratePairsConfig, None, words)
     assert config.run == str(Path("runs/x").absolute())
+    assert load_config(GeneratePairsConfig, None, [*words, "run=runs/../runs/./x/"]).run == config.run
     assert (config.videos.input, config.respond.model) == ("s3://films/in", "Qwen/Qwen2.5-VL-7B-Instruct")
     here = load_config(GeneratePairsConfig, None, [*words, "respond.model=tempo_ray/shapeworld/models/qwen2_5_vl"])
     assert Path(here.respond.model).is_absolute()

@@ -165,6 +165,16 @@ def test_the_same_command_again_asks_the_model_nothing(done: Path, videos: Path)
     assert sorted(same) == sorted(pairs)
 
 
+def test_a_folder_without_a_video_to_keep_ends_well(videos: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for name in ("two shots.mp4", "text.mp4"):
+        shutil.copy(videos / name, few)
+    finished = run(*CONFIG, f"run={tmp_path / 'run'}", f"videos.input={few}")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "videos in 2 = kept 0 + dropped 1 + failed 1; answers 0; pairs 0" in finished.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
