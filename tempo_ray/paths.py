@@ -3,6 +3,7 @@
 import posixpath
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pyarrow import fs
 
@@ -72,11 +73,24 @@ class RunPaths:
         return self._join("scores", f"{model}.parquet")
 
 
+@lru_cache
+def _filesystem(scheme: str, authority: str) -> tuple[fs.FileSystem, str]:
+    return fs.FileSystem.from_uri(f"{scheme}://{authority}")
+
+
 def resolve(uri: str) -> tuple[fs.FileSystem, str]:
-    """URI or local path -> Arrow file system and the path in it."""
-    if "://" in uri:
-        return fs.FileSystem.from_uri(uri)
-    return fs.LocalFileSystem(), uri
+    """URI or local path -> Arrow file system and the path in it.
+
+    Behind the bucket every character stands for itself, as in the tools of the stores: a name may hold spaces and % signs.
+    """
+    scheme, found, rest = uri.partition("://")
+    if not found:
+        return fs.LocalFileSystem(), uri
+    authority, slash, path = rest.partition("/")
+    if not authority:  # file:///a/b
+        return fs.FileSystem.from_uri(f"{scheme}:///")[0], slash + path
+    filesystem, base = _filesystem(scheme, authority)
+    return filesystem, posixpath.join(base, path) if path else base
 
 
 def exists(uri: str) -> bool:

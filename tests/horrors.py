@@ -14,7 +14,7 @@ from tempo_ray.shapeworld.story import draw_story
 Expected = dict[str, tuple[str, str | None]]
 
 
-def _shots(count: int, frames: int, width: int, height: int) -> Iterator[np.ndarray]:
+def shots(count: int, frames: int, width: int, height: int) -> Iterator[np.ndarray]:
     """Noise that stays the same within a shot."""
     rng = np.random.default_rng(0)
     for _ in range(count):
@@ -31,10 +31,11 @@ def encode(
     codec: str = "libx264",
     pixels: str = "yuv420p",
     last_pts: int | None = None,
+    options: dict[str, str] | None = None,
 ) -> None:
     frames = iter(frames)
     held = next(frames)
-    with av.open(str(file), "w", format="mp4") as container:
+    with av.open(str(file), "w", format="mp4", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps, options={"preset": "ultrafast", "crf": "30"})
         stream.height, stream.width = held.shape[:2]
         stream.pix_fmt = pixels
@@ -74,6 +75,13 @@ def make(folder: Path) -> Expected:
     put("text.mp4", b"this is no video\n" * 99, "failed", "not a video")
     put("no head.mp4", whole[len(whole) // 3 :], "failed", "not a video")
     put("no tail.mp4", whole[: len(whole) // 2], "failed", "not a video")
+    third = len(whole) // 3
+    put("no middle.mp4", whole[:third] + whole[2 * third :], "failed", "not a video")
+    put("middle overwritten.mp4", whole[:third] + bytes(third) + whole[2 * third :], "failed", "undecodable")
+    encode(folder / "index first.mp4", shots(5, 48, 64, 64), options={"movflags": "faststart"})
+    whole = (folder / "index first.mp4").read_bytes()
+    expected["index first.mp4"] = ("kept", None)
+    put("index first, no tail.mp4", whole[: len(whole) * 6 // 10], "failed", "undecodable")
     put("name with\nnewline.mp4", whole, "kept", None)
     put("имя 名前 é.mp4", whole, "kept", None)
 
@@ -81,11 +89,11 @@ def make(folder: Path) -> Expected:
         encode(folder / name, frames, **how)  # type: ignore[arg-type]
         expected[name] = (status, reason)
 
-    made("one frame.mp4", _shots(1, 1, 64, 64), "dropped", "too few cuts")
-    made("odd size.mp4", _shots(5, 20, 75, 53), "kept", None, pixels="yuv444p")
-    made("ten bit.mp4", _shots(5, 20, 64, 64), "kept", None, pixels="yuv420p10le")
+    made("one frame.mp4", shots(1, 1, 64, 64), "dropped", "too few cuts")
+    made("odd size.mp4", shots(5, 20, 75, 53), "kept", None, pixels="yuv444p")
+    made("ten bit.mp4", shots(5, 20, 64, 64), "kept", None, pixels="yuv420p10le")
     made("black for hours.mp4", (np.zeros((64, 64, 3), np.uint8) for _ in range(4 * 3600)), "dropped", "too long", fps=1)
-    made("ten hours announced.mp4", _shots(5, 20, 64, 64), "dropped", "too long", last_pts=10 * 3600 * 24)
+    made("ten hours announced.mp4", shots(5, 20, 64, 64), "dropped", "too long", last_pts=10 * 3600 * 24)
     audio_only(folder / "audio only.mp4")
     expected["audio only.mp4"] = ("failed", "not a video")
     os.symlink(folder / "loop.mp4", folder / "loop.mp4")

@@ -1,45 +1,100 @@
-"""A video file -> its frames, small and in chunks; or a few of them at full size. decord first, PyAV for what it cannot read."""
+"""A video file -> all its frames, small and in chunks (PyAV); or a few of them at full size (decord, and PyAV where it must).
 
+FFmpeg, through PyAV, streams: measured faster than decord for a pass over every frame, and it reads every codec. decord picks
+out frames by number without decoding what lies between. It serves where it counts a file's frames as FFmpeg does; where it
+does not (edit lists that discard frames, say) or cannot read the file (AV1), PyAV does both, so that a frame number is the same
+frame everywhere. Both turn frames upright, take the largest of several video streams, and count frames of a variable rate one
+by one; their pixels are equal, but for 10-bit video, whose colours their versions of FFmpeg round differently.
+"""
+
+import contextlib
 import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import BinaryIO, cast
 
 import av
 import av.error
 import cv2
 import decord
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 from pyarrow import fs
 
 from tempo_ray.config import DecodeConfig
-from tempo_ray.models.frames import DECORD_ERRORS, UnreadableVideo
-from tempo_ray.paths import read_bytes, resolve
+from tempo_ray.models.frames import DECORD_ERRORS, UnreadableVideo, picked, video_stream
+from tempo_ray.paths import resolve
+
+Source = str | BinaryIO
+WHOLE_BYTES = 512_000_000
+"""Files in a store are read at once up to this size; of larger ones the parts that are asked for."""
+SAME_TIME_S = 2e-3
+"""Two readers that place a frame this close mean the same frame."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What the container says. `frames` may be more than can be decoded."""
+    """What the container says, and its first frame. `frames` and `seconds` may be more than can be decoded."""
 
     frames: int
+    seconds: float
     fps: float
     width: int
     height: int
-    decoder: str
+    quarter_turns: int
+    """Counter-clockwise turns that bring a frame upright; `width` and `height` are after them."""
 
 
-def _source(uri: str) -> str | io.BytesIO:
-    """Local files are opened in place; others are read whole."""
+@contextlib.contextmanager
+def opened(uri: str) -> Iterator[Source]:
+    """Local files are read in place. Raises UnreadableVideo for an empty file, and OSError."""
     filesystem, path = resolve(uri)
     if isinstance(filesystem, fs.LocalFileSystem):
         with open(path, "rb") as file:
             if not file.read(1):
                 raise UnreadableVideo("empty file")
-        return path
-    data = read_bytes(uri)
-    if not data:
-        raise UnreadableVideo("empty file")
-    return io.BytesIO(data)
+        yield path
+        return
+    with filesystem.open_input_file(path) as stored:
+        size = stored.size()
+        if not size:
+            raise UnreadableVideo("empty file")
+        if size <= WHOLE_BYTES:
+            yield io.BytesIO(stored.read())
+        else:
+            yield cast(BinaryIO, io.BufferedReader(stored, 8 << 20))
+
+
+def _rewound(source: Source) -> Source:
+    if not isinstance(source, str):
+        source.seek(0)
+    return source
+
+
+def _seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1e6
+
+
+def probe(source: Source) -> Probe:
+    """Raises UnreadableVideo."""
+    try:
+        with video_stream(_rewound(source)) as (container, stream):
+            fps = float(stream.average_rate or stream.guessed_rate or 0)
+            seconds = _seconds(container, stream)
+            first = next(iter(container.decode(stream)), None)
+            if first is None:
+                raise UnreadableVideo("no frame can be decoded")
+            turns = first.rotation // 90 % 4
+            width, height = (first.height, first.width) if turns % 2 else (first.width, first.height)
+            found = Probe(stream.frames or int(seconds * fps), seconds, fps, width, height, turns)
+    except av.error.FFmpegError as error:
+        raise UnreadableVideo(f"not a readable video: {error.strerror}") from error
+    if found.fps <= 0 or not math.isfinite(found.fps) or found.width < 2 or found.height < 2:
+        raise UnreadableVideo(f"no usable frame rate or size ({found.fps} fps, {found.width}x{found.height})")
+    return found
 
 
 def _small(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -47,74 +102,60 @@ def _small(width: int, height: int, short_side: int) -> tuple[int, int]:
     return max(2, round(width * scale)), max(2, round(height * scale))
 
 
-def _largest(container: av.container.InputContainer) -> av.VideoStream:
-    if not container.streams.video:
-        raise UnreadableVideo("no video stream")
-    return max(container.streams.video, key=lambda one: one.width * one.height)
+def small_frames(
+    source: Source, known: Probe, config: DecodeConfig, times: list[float] | None = None, most: int | None = None
+) -> Iterator[np.ndarray]:
+    """Every frame in order, in chunks of (frames, height, width, 3) uint8 RGB; at most `most` frames.
 
-
-def _probe_av(uri: str) -> Probe:
-    with av.open(_source(uri), "r") as container:
-        stream = _largest(container)
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
-        seconds = (
-            float(stream.duration * stream.time_base) if stream.duration and stream.time_base else (container.duration or 0) / 1e6
-        )
-        frames = stream.frames or int(seconds * fps)
-        return Probe(frames, fps, stream.width, stream.height, "pyav")
-
-
-def probe(uri: str) -> Probe:
-    """Raises UnreadableVideo, or OSError where the file cannot be opened."""
-    try:
-        reader = decord.VideoReader(_source(uri), num_threads=1)
-        height, width = reader[0].shape[:2]
-        found = Probe(len(reader), float(reader.get_avg_fps()), width, height, "decord")
-    except DECORD_ERRORS:
-        try:
-            found = _probe_av(uri)
-        except av.error.FFmpegError as error:
-            raise UnreadableVideo(f"not a readable video: {error.strerror}") from error
-    if found.fps <= 0 or not math.isfinite(found.fps) or found.width < 2 or found.height < 2:
-        raise UnreadableVideo(f"no usable frame rate or size ({found.fps} fps, {found.width}x{found.height})")
-    return found
-
-
-def _chunks_decord(uri: str, size: tuple[int, int], frames: int) -> Iterator[np.ndarray]:
-    reader = decord.VideoReader(_source(uri), width=size[0], height=size[1], num_threads=1)
-    for start in range(0, len(reader), frames):
-        yield reader.get_batch(range(start, min(start + frames, len(reader)))).asnumpy()
-
-
-def _chunks_av(uri: str, size: tuple[int, int], frames: int) -> Iterator[np.ndarray]:
+    Appends to `times` the second at which each frame is shown. Raises UnreadableVideo where a frame cannot be decoded, and
+    at the end where what was decoded is clearly less than what the container announced.
+    """
+    size = _small(known.width, known.height, config.short_side)
+    width, height = size[::-1] if known.quarter_turns % 2 else size
+    scaled = VideoReformatter()  # one for all frames: setting up the scaler costs as much as scaling
     held: list[np.ndarray] = []
-    with av.open(_source(uri), "r") as container:
-        for frame in container.decode(_largest(container)):
-            held.append(frame.to_ndarray(format="rgb24", width=size[0], height=size[1]))
-            if len(held) == frames:
-                yield np.stack(held)
-                held = []
+    seen: list[float] = [] if times is None else times
+    try:
+        with video_stream(_rewound(source)) as (container, stream):
+            for frame in container.decode(stream):
+                seen.append(math.nan if frame.time is None else frame.time)
+                small = scaled.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
+                held.append(np.rot90(small, known.quarter_turns) if known.quarter_turns else small)
+                if len(held) == config.chunk_frames:
+                    yield np.stack(held)
+                    held = []
+                if len(seen) == most:
+                    break
+            else:
+                _check_whole(seen, stream, known)
+    except av.error.FFmpegError as error:
+        raise UnreadableVideo(f"cannot be decoded to its end: {error.strerror} after {len(seen)} frames") from error
     if held:
         yield np.stack(held)
 
 
-def small_frames(uri: str, known: Probe, config: DecodeConfig, most: int | None = None) -> Iterator[np.ndarray]:
-    """Every frame in order, in chunks of (frames, height, width, 3) uint8 RGB; at most `most` frames.
+def _check_whole(times: list[float], stream: av.VideoStream, known: Probe) -> None:
+    if not times or not stream.duration:  # a container without a duration of its own for the stream announces nothing
+        return
+    decoded = max(times) - min(times) + 1 / known.fps
+    if decoded < 0.95 * known.seconds - 0.5:
+        raise UnreadableVideo(f"{decoded:.1f} s can be decoded of {known.seconds:.1f} s announced")
 
-    Raises UnreadableVideo where a frame cannot be decoded.
-    """
-    chunks = _chunks_decord if known.decoder == "decord" else _chunks_av
-    size = _small(known.width, known.height, config.short_side)
+
+def decoder_of(source: Source, times: Sequence[float]) -> str:
+    """`decord` where it counts this file's frames as FFmpeg does, whose `times` these are; else `pyav`."""
+    if isinstance(source, io.BufferedReader):
+        return "pyav"
     try:
-        given = 0
-        for chunk in chunks(uri, size, config.chunk_frames):
-            rest = len(chunk) if most is None else min(len(chunk), most - given)
-            yield chunk[:rest]
-            given += rest
-            if given == most:
-                return
-    except (*DECORD_ERRORS, av.error.FFmpegError) as error:
-        raise UnreadableVideo(f"cannot be decoded to its end: {str(error).splitlines()[0]}") from error
+        reader = decord.VideoReader(_rewound(source), num_threads=1)
+        theirs = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+    except DECORD_ERRORS:
+        return "pyav"
+    ours = np.asarray(times)
+    if len(ours) != len(theirs) or not len(ours):
+        return "pyav"
+    apart = np.abs((theirs - theirs[0]) - (ours - ours[0])).max()
+    return "decord" if apart < SAME_TIME_S else "pyav"  # a frame without a time makes it nan, and so PyAV's
 
 
 def fit(frame: np.ndarray, max_pixels: int) -> np.ndarray:
@@ -126,21 +167,15 @@ def fit(frame: np.ndarray, max_pixels: int) -> np.ndarray:
     return cv2.resize(frame, (max(2, int(width * scale)), max(2, int(height * scale))), interpolation=cv2.INTER_AREA)
 
 
-def frames_at(uri: str, decoder: str, indices: Sequence[int], max_pixels: int) -> dict[int, np.ndarray]:
+def frames_at(source: Source, decoder: str, indices: Sequence[int], max_pixels: int) -> dict[int, np.ndarray]:
     """Those frames, none larger than `max_pixels`. Raises UnreadableVideo where one is not there."""
     wanted = sorted(set(indices))
-    found: dict[int, np.ndarray] = {}
     try:
         if decoder == "decord":
-            reader = decord.VideoReader(_source(uri), num_threads=1)
+            reader = decord.VideoReader(_rewound(source), num_threads=1)
             found = {index: fit(reader[index].asnumpy(), max_pixels) for index in wanted if index < len(reader)}
         else:
-            with av.open(_source(uri), "r") as container:
-                for number, frame in enumerate(container.decode(_largest(container))):
-                    if number in wanted:
-                        found[number] = fit(frame.to_ndarray(format="rgb24"), max_pixels)
-                    if number >= wanted[-1]:
-                        break
+            found = {index: fit(frame, max_pixels) for index, frame in picked(_rewound(source), wanted)}
     except (*DECORD_ERRORS, av.error.FFmpegError) as error:
         raise UnreadableVideo(f"frames cannot be decoded: {str(error).splitlines()[0]}") from error
     if len(found) < len(wanted):

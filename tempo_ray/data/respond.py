@@ -10,7 +10,7 @@ import numpy as np
 
 from tempo_ray.config import RespondConfig
 from tempo_ray.data import perturb
-from tempo_ray.data.decode import frames_at
+from tempo_ray.data.decode import frames_at, opened
 from tempo_ray.data.prompts import Part, PromptSet, Show, read_caption
 from tempo_ray.data.retry import Passing, patiently
 from tempo_ray.data.select import PASSING
@@ -31,7 +31,8 @@ def request_seed(*key: object) -> int:
 def read_key_frames(row: Row, max_pixels: int) -> KeyFrames:
     """Every key frame of a row's clips, by frame number. Raises UnreadableVideo or OSError."""
     wanted = [index for clip in row["clips"] for index in clip["key_frames"]]
-    return frames_at(row["uri"], row["decoder"], wanted, max_pixels)
+    with opened(row["uri"]) as source:
+        return frames_at(source, row["decoder"], wanted, max_pixels)
 
 
 def _indices(row: Row, clips: Sequence[int]) -> list[int]:

@@ -59,32 +59,29 @@ def look(given: tuple[str, SelectConfig]) -> Look:
     """
     uri, config = given
     try:
-        known = decode.probe(uri)
+        with decode.opened(uri) as source:
+            return _looked(source, config)
     except UnreadableVideo as error:
         return Look(failed("not a video", "open", error))
     except FileNotFoundError as error:
         return Look(failed("not there", "open", error))
-    facts: Row = {
-        "frames": known.frames,
-        "fps": known.fps,
-        "width": known.width,
-        "height": known.height,
-        "decoder": known.decoder,
-    }
-    seconds = known.frames / known.fps
-    if seconds > config.decode.max_seconds:
-        return Look(facts | dropped(f"too long ({seconds:.0f} s > {config.decode.max_seconds:g} s)"))
+
+
+def _looked(source: decode.Source, config: SelectConfig) -> Look:
+    known = decode.probe(source)
+    facts: Row = {"frames": known.frames, "fps": known.fps, "width": known.width, "height": known.height}
+    if known.seconds > config.decode.max_seconds:
+        return Look(facts | dropped(f"too long ({known.seconds:.0f} s > {config.decode.max_seconds:g} s)"))
     try:
-        return _decoded(uri, known, config, facts)
+        return _decoded(source, known, config, facts)
     except UnreadableVideo as error:
         return Look(facts | failed("undecodable", "decode", error))
 
 
-def _decoded(uri: str, known: decode.Probe, config: SelectConfig, facts: Row) -> Look:
+def _decoded(source: decode.Source, known: decode.Probe, config: SelectConfig, facts: Row) -> Look:
     most = int(config.decode.max_seconds * known.fps)  # what the container announces may be less than what it holds
-    scanned = cuts.scan(decode.small_frames(uri, known, config.decode, most + 1), known.fps, config.cuts)
-    if not scanned.frames:
-        raise UnreadableVideo("no frames")
+    times: list[float] = []
+    scanned = cuts.scan(decode.small_frames(source, known, config.decode, times, most + 1), known.fps, config.cuts)
     if scanned.frames > most:
         return Look(facts | dropped(f"too long (over {config.decode.max_seconds:g} s, more than announced)"))
     found = cuts.cuts_of(scanned, known.fps, config.cuts)
@@ -92,10 +89,11 @@ def _decoded(uri: str, known: decode.Probe, config: SelectConfig, facts: Row) ->
     reason = verdict.judge_cuts(found, known.fps, config.verdict)
     if reason is not None:
         return Look(facts | dropped(reason))
+    facts["decoder"] = decoder = decode.decoder_of(source, times)
     if config.clips.encoder is None:  # the descriptor needs no more than the small frames
         return Look(facts, scanned.sharpness, tuple(cuts.middles_of(scanned, known.fps, config.cuts)))
     middles = [(cut["start"] + cut["end"]) // 2 for cut in found]
-    frames = decode.frames_at(uri, known.decoder, middles, config.decode.embed_pixels)
+    frames = decode.frames_at(source, decoder, middles, config.decode.embed_pixels)
     return Look(facts, scanned.sharpness, tuple(frames[index] for index in middles))
 
 

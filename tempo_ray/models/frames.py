@@ -4,11 +4,12 @@ One rule for training, for answers and for serving: the indices are those of the
 it at the endpoint.
 """
 
+import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import av.error
@@ -86,17 +87,37 @@ def _read_decord(data: bytes, config: FramesConfig, model_type: str) -> tuple[np
     return reader.get_batch(indices).asnumpy(), indices, total, fps
 
 
-def _read_av(data: bytes, config: FramesConfig, model_type: str) -> tuple[np.ndarray, list[int], int, float]:
-    with av.open(io.BytesIO(data), "r") as container:
+@contextlib.contextmanager
+def video_stream(source: str | BinaryIO) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """An open container and the largest of its video streams, decoded by one thread. Raises UnreadableVideo."""
+    with av.open(source, "r") as container:
         if not container.streams.video:
             raise UnreadableVideo("no video stream")
         stream = max(container.streams.video, key=lambda one: one.width * one.height)
+        stream.thread_count = 1
+        yield container, stream
+
+
+def picked(source: str | BinaryIO, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames by number, in rising order, (height, width, 3) uint8 RGB, upright; those that are not there are left out."""
+    wanted = set(indices)
+    with video_stream(source) as (container, stream):
+        for number, frame in enumerate(container.decode(stream)):
+            if number in wanted:
+                yield number, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90 % 4))
+            if number >= max(wanted):
+                return
+
+
+def _read_av(data: bytes, config: FramesConfig, model_type: str) -> tuple[np.ndarray, list[int], int, float]:
+    with video_stream(io.BytesIO(data)) as (container, stream):
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        kept = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-    if not kept or fps <= 0:
+        total = sum(1 for _ in container.decode(stream))
+    if not total or fps <= 0:
         raise UnreadableVideo("no frames")
-    indices = sample_indices(len(kept), fps, config, model_type)
-    return np.stack([kept[index] for index in indices]), indices, len(kept), fps
+    indices = sample_indices(total, fps, config, model_type)
+    kept = dict(picked(io.BytesIO(data), indices))
+    return np.stack([kept[index] for index in indices]), indices, total, fps
 
 
 def read_frames(uri: str, config: FramesConfig, model_type: str) -> Frames:

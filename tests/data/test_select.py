@@ -10,14 +10,12 @@ import pytest
 
 from tempo_ray.config import DecodeConfig, SelectConfig, VideosConfig, WorldConfig
 from tempo_ray.data.clips import Descriptor, clips_of, groups_of, key_frames
-from tempo_ray.data.decode import frames_at, probe, small_frames
 from tempo_ray.data.select import EMPTY, PASSING, Selector, judged, look
 from tempo_ray.data.videos import NoVideos, list_videos, video_id, write_manifest
 from tempo_ray.schema import ANSWERS
 from tempo_ray.shapeworld.render import cut_frames, write_video
 from tempo_ray.shapeworld.story import draw_story
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "videos"
 CONFIG = SelectConfig()
 EMBED = Descriptor(CONFIG.clips.descriptor_similarity)
 
@@ -78,25 +76,6 @@ def test_a_long_video_is_not_decoded(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"decode": DecodeConfig(max_seconds=2.0)})
     row = chosen(tmp_path / "v.mp4", config)
     assert row["reason"] == "too long (5 s > 2 s)"
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real videos is not beside the checkout")
-def test_real_files_of_many_codecs_are_all_read() -> None:
-    rows = [chosen(file) for file in sorted(SHARED.iterdir())]
-    assert len(rows) >= 11
-    assert {row["status"] for row in rows} == {"dropped"}, [(row["uri"], row["message"]) for row in rows]
-    assert {Path(row["uri"]).name for row in rows if row["decoder"] == "pyav"} == {"av1_video.mkv"}
-
-
-def test_both_decoders_give_the_same_frames(tmp_path: Path) -> None:
-    write_video(draw_story(np.random.default_rng(3), 4), tmp_path / "v.mp4", 24, 64, 64)
-    uri = str(tmp_path / "v.mp4")
-    known = probe(uri)
-    assert (known.frames, known.fps, known.width, known.height) == (96, 24.0, 64, 64)
-    one, other = frames_at(uri, "decord", [0, 50, 95], 10**6), frames_at(uri, "pyav", [0, 50, 95], 10**6)
-    for index in one:
-        assert np.abs(one[index].astype(int) - other[index].astype(int)).mean() < 1.0
-    assert sum(len(chunk) for chunk in small_frames(uri, known, DecodeConfig(chunk_frames=7))) == 96
 
 
 def test_groups_merge_the_most_alike_first() -> None:

@@ -1,0 +1,110 @@
+"""Files of many codecs and containers: every frame small, some frames at full size, and the two readers' agreement."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tempo_ray.config import DecodeConfig, FramesConfig
+from tempo_ray.data.decode import decoder_of, fit, frames_at, opened, probe, small_frames
+from tempo_ray.models.frames import UnreadableVideo, read_frames
+from tempo_ray.shapeworld.render import write_video
+from tempo_ray.shapeworld.story import draw_story
+from tests import horrors
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "videos"
+REAL = sorted(SHARED.iterdir()) if SHARED.is_dir() else []
+PYAV_ONLY = {"av1_video.mkv", "discard_first_keyframe.mp4"}
+CONFIG = DecodeConfig()
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> str:
+    write_video(draw_story(np.random.default_rng(3), 4), tmp_path / "v.mp4", 24, 64, 64)
+    return str(tmp_path / "v.mp4")
+
+
+def test_every_frame_comes_once_in_chunks(video: str) -> None:
+    known = probe(video)
+    assert (known.frames, known.seconds, known.fps, known.width, known.height) == (96, 4.0, 24.0, 64, 64)
+    times: list[float] = []
+    chunks = list(small_frames(video, known, DecodeConfig(chunk_frames=7, short_side=32), times))
+    assert [len(chunk) for chunk in chunks] == [7] * 13 + [5]
+    assert {chunk.shape[1:] for chunk in chunks} == {(32, 32, 3)}
+    assert np.allclose(times, np.arange(96) / 24)
+    assert decoder_of(video, times) == "decord"
+    assert sum(len(chunk) for chunk in small_frames(video, known, CONFIG, most=10)) == 10
+
+
+@pytest.mark.skipif(not REAL, reason="the folder of real videos is not beside the checkout")
+@pytest.mark.parametrize("file", REAL, ids=lambda file: file.name)
+def test_real_files(file: Path) -> None:
+    """Every file gives frames; where decord is named, it gives the very frames that PyAV gives under the same numbers."""
+    with opened(str(file)) as source:
+        known = probe(source)
+        times: list[float] = []
+        small = np.concatenate(list(small_frames(source, known, CONFIG, times)))
+        assert len(small) == len(times) > 0
+        decoder = decoder_of(source, times)
+        wanted = np.random.default_rng(0).permutation(len(times))[:12].tolist()
+        ours = frames_at(source, "pyav", wanted, 10**7)
+        assert sorted(ours) == sorted(wanted)
+        assert {frame.shape for frame in ours.values()} == {(known.height, known.width, 3)}
+        assert (decoder == "pyav") == (file.name in PYAV_ONLY)
+        if decoder == "decord":
+            theirs = frames_at(source, "decord", wanted, 10**7)
+            # of 10-bit colours their versions of FFmpeg make other 8-bit ones; all else is equal to the bit
+            apart = max(np.abs(ours[index].astype(int) - theirs[index]).mean() for index in wanted)
+            assert apart < 3 if "10bit" in file.name else apart == 0
+    for index in wanted:  # the small frame is the same picture
+        upright = fit(ours[index], small.shape[1] * small.shape[2])
+        assert np.abs(upright.mean((0, 1)) - small[index].mean((0, 1))).max() < 6
+
+
+@pytest.mark.skipif(not REAL, reason="the folder of real videos is not beside the checkout")
+def test_a_turned_video_is_upright_everywhere() -> None:
+    uri = str(SHARED / "nasa_13013_rotated.mp4")
+    known = probe(uri)
+    assert (known.width, known.height) == (270, 480)
+    (chunk,) = small_frames(uri, known, CONFIG)
+    assert chunk.shape[1:] == (114, 64, 3)
+    assert read_frames(uri, FramesConfig(), "qwen2_5_vl").pixels.shape[1:] == (480, 270, 3)
+
+
+def test_a_frame_rate_that_varies(tmp_path: Path) -> None:
+    """Frames are counted one by one, by both readers, whenever they are shown."""
+    shown = [0, 1, 2, 10, 11, 30, 31, 32, 33, 60]
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width = stream.height = 64
+        for number, pts in enumerate(shown):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 20 * number, np.uint8), format="rgb24")
+            frame.pts = pts
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    uri = str(tmp_path / "v.mp4")
+    times: list[float] = []
+    (chunk,) = small_frames(uri, probe(uri), CONFIG, times)
+    assert np.allclose(np.array(times) * 30, shown)
+    assert np.allclose(chunk.mean((1, 2, 3)), 20 * np.arange(10), atol=4)
+    assert decoder_of(uri, times) == "decord"
+    for decoder in ("decord", "pyav"):
+        (frame,) = frames_at(uri, decoder, [6], 10**6).values()
+        assert abs(frame.mean() - 120) < 4
+
+
+def test_less_than_announced_is_no_whole_video(tmp_path: Path) -> None:
+    """The index of this file stands at its head, so that it opens however much of its tail is missing."""
+    horrors.encode(tmp_path / "v.mp4", horrors.shots(5, 48, 64, 64), options={"movflags": "faststart"})
+    whole = (tmp_path / "v.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 6 // 10])
+    uri = str(tmp_path / "cut.mp4")
+    with pytest.raises(UnreadableVideo, match="announced|cannot be decoded to its end"):
+        list(small_frames(uri, probe(uri), CONFIG))
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_a_frame_that_is_not_there(video: str, decoder: str) -> None:
+    with pytest.raises(UnreadableVideo, match="frame 96 is announced and not there"):
+        frames_at(video, decoder, [0, 96], 10**6)
