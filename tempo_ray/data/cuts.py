@@ -59,7 +59,7 @@ class _Middles:
 
 
 def scan(chunks: Iterable[np.ndarray], fps: float, config: CutsConfig) -> Scan:
-    """Reads every frame once; holds one chunk at a time. Sharpness is the variance of the Laplacian of grey."""
+    """Reads every frame (BGR, as OpenCV has it) once; holds one shot at a time. Sharpness: the variance of grey's Laplacian."""
     detector = AdaptiveDetector(
         adaptive_threshold=config.adaptive_threshold, min_content_val=config.min_content_val, min_scene_len=1
     )
@@ -70,16 +70,17 @@ def scan(chunks: Iterable[np.ndarray], fps: float, config: CutsConfig) -> Scan:
     brightest: list[int] = []
     for chunk in chunks:
         for frame in chunk:
-            gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-            timecode = FrameTimecode(len(sharpness), fps)
-            found = detector.process_frame(timecode, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            found = detector.process_frame(FrameTimecode(len(sharpness), fps), frame)
             middles.see(len(sharpness), frame)
             for cut in found:
                 starts.append(cut.frame_num)
                 middles.cut(cut.frame_num)
-            sharpness.append(float(cv2.Laplacian(gray, cv2.CV_32F).var()))
-            darkest.append(int(gray.min()))
-            brightest.append(int(gray.max()))
+            gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+            _, deviation = cv2.meanStdDev(cv2.Laplacian(gray, cv2.CV_16S))
+            sharpness.append(float(deviation[0, 0]) ** 2)
+            dark, bright, _, _ = cv2.minMaxLoc(gray)
+            darkest.append(int(dark))
+            brightest.append(int(bright))
     for cut in detector.post_process(FrameTimecode(len(sharpness), fps)):
         starts.append(cut.frame_num)
         middles.cut(cut.frame_num)
@@ -94,8 +95,8 @@ def cuts_of(scanned: Scan, fps: float, config: CutsConfig) -> list[dict[str, Any
 
 
 def middles_of(scanned: Scan, fps: float, config: CutsConfig) -> list[np.ndarray]:
-    """The middle frame of each of `cuts_of`."""
-    return [middle for _, middle in _kept(scanned, fps, config)]
+    """The middle frame of each of `cuts_of`, RGB."""
+    return [np.ascontiguousarray(middle[..., ::-1]) for _, middle in _kept(scanned, fps, config)]
 
 
 def _kept(scanned: Scan, fps: float, config: CutsConfig) -> Iterator[tuple[dict[str, Any], np.ndarray]]:

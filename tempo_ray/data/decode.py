@@ -9,9 +9,10 @@ by one; their pixels are equal, but for 10-bit video, whose colours their versio
 
 import contextlib
 import io
+import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
 import av
@@ -78,23 +79,48 @@ def _seconds(container: av.container.InputContainer, stream: av.VideoStream) -> 
     return (container.duration or 0) / 1e6
 
 
-def probe(source: Source) -> Probe:
-    """Raises UnreadableVideo."""
-    try:
-        with video_stream(_rewound(source)) as (container, stream):
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
-            seconds = _seconds(container, stream)
-            first = next(iter(container.decode(stream)), None)
-            if first is None:
-                raise UnreadableVideo("no frame can be decoded")
-            turns = first.rotation // 90 % 4
-            width, height = (first.height, first.width) if turns % 2 else (first.width, first.height)
-            found = Probe(stream.frames or int(seconds * fps), seconds, fps, width, height, turns)
-    except av.error.FFmpegError as error:
-        raise UnreadableVideo(f"not a readable video: {error.strerror}") from error
-    if found.fps <= 0 or not math.isfinite(found.fps) or found.width < 2 or found.height < 2:
-        raise UnreadableVideo(f"no usable frame rate or size ({found.fps} fps, {found.width}x{found.height})")
-    return found
+@dataclass
+class Reading:
+    """A file that is open at its first frame. `times` are the seconds at which the frames read so far are shown."""
+
+    known: Probe
+    stream: av.VideoStream
+    frames: Iterator[av.VideoFrame]
+    times: list[float] = field(default_factory=list)
+
+    def small(self, config: DecodeConfig, most: int | None = None) -> Iterator[np.ndarray]:
+        """Every frame in order, in chunks of (frames, height, width, 3) uint8 BGR; at most `most` frames.
+
+        Raises UnreadableVideo where a frame cannot be decoded, and at the end where what was decoded is clearly less than
+        what the container announced.
+        """
+        turns = self.known.quarter_turns
+        width, height = _small(self.known.width, self.known.height, config.short_side)[:: -1 if turns % 2 else 1]
+        scaled = VideoReformatter()  # one for all frames: setting up the scaler costs as much as scaling
+        held: list[np.ndarray] = []
+        try:
+            for frame in self.frames:
+                self.times.append(math.nan if frame.time is None else frame.time)
+                one = scaled.reformat(frame, width, height, "bgr24", interpolation=Interpolation.AREA).to_ndarray()
+                held.append(np.rot90(one, turns) if turns else one)
+                if len(held) == config.chunk_frames:
+                    yield np.stack(held)
+                    held = []
+                if len(self.times) == most:
+                    break
+            else:
+                self._check_whole()
+        except av.error.FFmpegError as error:
+            raise UnreadableVideo(f"cannot be decoded to its end: {error.strerror} after {len(self.times)} frames") from error
+        if held:
+            yield np.stack(held)
+
+    def _check_whole(self) -> None:
+        if not self.stream.duration:  # a container without a duration of its own for the stream announces nothing
+            return
+        decoded = max(self.times) - min(self.times) + 1 / self.known.fps
+        if decoded < 0.95 * self.known.seconds - 0.5:
+            raise UnreadableVideo(f"{decoded:.1f} s can be decoded of {self.known.seconds:.1f} s announced")
 
 
 def _small(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -102,44 +128,26 @@ def _small(width: int, height: int, short_side: int) -> tuple[int, int]:
     return max(2, round(width * scale)), max(2, round(height * scale))
 
 
-def small_frames(
-    source: Source, known: Probe, config: DecodeConfig, times: list[float] | None = None, most: int | None = None
-) -> Iterator[np.ndarray]:
-    """Every frame in order, in chunks of (frames, height, width, 3) uint8 RGB; at most `most` frames.
-
-    Appends to `times` the second at which each frame is shown. Raises UnreadableVideo where a frame cannot be decoded, and
-    at the end where what was decoded is clearly less than what the container announced.
-    """
-    size = _small(known.width, known.height, config.short_side)
-    width, height = size[::-1] if known.quarter_turns % 2 else size
-    scaled = VideoReformatter()  # one for all frames: setting up the scaler costs as much as scaling
-    held: list[np.ndarray] = []
-    seen: list[float] = [] if times is None else times
-    try:
-        with video_stream(_rewound(source)) as (container, stream):
-            for frame in container.decode(stream):
-                seen.append(math.nan if frame.time is None else frame.time)
-                small = scaled.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA).to_ndarray()
-                held.append(np.rot90(small, known.quarter_turns) if known.quarter_turns else small)
-                if len(held) == config.chunk_frames:
-                    yield np.stack(held)
-                    held = []
-                if len(seen) == most:
-                    break
-            else:
-                _check_whole(seen, stream, known)
-    except av.error.FFmpegError as error:
-        raise UnreadableVideo(f"cannot be decoded to its end: {error.strerror} after {len(seen)} frames") from error
-    if held:
-        yield np.stack(held)
-
-
-def _check_whole(times: list[float], stream: av.VideoStream, known: Probe) -> None:
-    if not times or not stream.duration:  # a container without a duration of its own for the stream announces nothing
-        return
-    decoded = max(times) - min(times) + 1 / known.fps
-    if decoded < 0.95 * known.seconds - 0.5:
-        raise UnreadableVideo(f"{decoded:.1f} s can be decoded of {known.seconds:.1f} s announced")
+@contextlib.contextmanager
+def reading(source: Source) -> Iterator[Reading]:
+    """Opens a video at its first frame. Raises UnreadableVideo where it has none or says nothing sensible of itself."""
+    # Frames that no other refers to are not deblocked: 7% faster on 720p, and after scaling 0.005 of 255 grey levels apart.
+    with video_stream(_rewound(source), {"skip_loop_filter": "noref"}) as (container, stream):
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        seconds = _seconds(container, stream)
+        decoded = cast(Iterator[av.VideoFrame], container.decode(stream))
+        try:
+            first = next(decoded, None)
+        except av.error.FFmpegError as error:
+            raise UnreadableVideo(f"no frame can be decoded: {error.strerror}") from error
+        if first is None:
+            raise UnreadableVideo("no frame can be decoded")
+        turns = first.rotation // 90 % 4
+        width, height = (first.height, first.width) if turns % 2 else (first.width, first.height)
+        if fps <= 0 or not math.isfinite(fps) or width < 2 or height < 2:
+            raise UnreadableVideo(f"no usable frame rate or size ({fps} fps, {width}x{height})")
+        known = Probe(stream.frames or int(seconds * fps), seconds, fps, width, height, turns)
+        yield Reading(known, stream, itertools.chain([first], decoded))
 
 
 def decoder_of(source: Source, times: Sequence[float]) -> str:

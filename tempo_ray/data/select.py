@@ -68,32 +68,31 @@ def look(given: tuple[str, SelectConfig]) -> Look:
 
 
 def _looked(source: decode.Source, config: SelectConfig) -> Look:
-    known = decode.probe(source)
-    facts: Row = {"frames": known.frames, "fps": known.fps, "width": known.width, "height": known.height}
-    if known.seconds > config.decode.max_seconds:
-        return Look(facts | dropped(f"too long ({known.seconds:.0f} s > {config.decode.max_seconds:g} s)"))
-    try:
-        return _decoded(source, known, config, facts)
-    except UnreadableVideo as error:
-        return Look(facts | failed("undecodable", "decode", error))
-
-
-def _decoded(source: decode.Source, known: decode.Probe, config: SelectConfig, facts: Row) -> Look:
-    most = int(config.decode.max_seconds * known.fps)  # what the container announces may be less than what it holds
-    times: list[float] = []
-    scanned = cuts.scan(decode.small_frames(source, known, config.decode, times, most + 1), known.fps, config.cuts)
+    with decode.reading(source) as video:
+        known = video.known
+        facts: Row = {"frames": known.frames, "fps": known.fps, "width": known.width, "height": known.height}
+        if known.seconds > config.decode.max_seconds:
+            return Look(facts | dropped(f"too long ({known.seconds:.0f} s > {config.decode.max_seconds:g} s)"))
+        most = int(config.decode.max_seconds * known.fps)  # what the container announces may be less than what it holds
+        try:
+            scanned = cuts.scan(video.small(config.decode, most + 1), known.fps, config.cuts)
+        except UnreadableVideo as error:
+            return Look(facts | failed("undecodable", "decode", error))
     if scanned.frames > most:
         return Look(facts | dropped(f"too long (over {config.decode.max_seconds:g} s, more than announced)"))
     found = cuts.cuts_of(scanned, known.fps, config.cuts)
-    facts = facts | {"frames": scanned.frames, "detector": cuts.DETECTOR, "cuts": found}
+    facts |= {"frames": scanned.frames, "detector": cuts.DETECTOR, "cuts": found}
     reason = verdict.judge_cuts(found, known.fps, config.verdict)
     if reason is not None:
         return Look(facts | dropped(reason))
-    facts["decoder"] = decoder = decode.decoder_of(source, times)
+    facts["decoder"] = decoder = decode.decoder_of(source, video.times)
     if config.clips.encoder is None:  # the descriptor needs no more than the small frames
         return Look(facts, scanned.sharpness, tuple(cuts.middles_of(scanned, known.fps, config.cuts)))
     middles = [(cut["start"] + cut["end"]) // 2 for cut in found]
-    frames = decode.frames_at(source, decoder, middles, config.decode.embed_pixels)
+    try:
+        frames = decode.frames_at(source, decoder, middles, config.decode.embed_pixels)
+    except UnreadableVideo as error:
+        return Look(facts | failed("undecodable", "decode", error))
     return Look(facts, scanned.sharpness, tuple(frames[index] for index in middles))
 
 

@@ -88,13 +88,20 @@ def _read_decord(data: bytes, config: FramesConfig, model_type: str) -> tuple[np
 
 
 @contextlib.contextmanager
-def video_stream(source: str | BinaryIO) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def video_stream(
+    source: str | BinaryIO, options: dict[str, str] | None = None
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """An open container and the largest of its video streams, decoded by one thread. Raises UnreadableVideo."""
-    with av.open(source, "r") as container:
+    try:
+        container = av.open(source, "r")
+    except av.error.FFmpegError as error:
+        raise UnreadableVideo(f"not a readable video: {error.strerror}") from error
+    with container:
         if not container.streams.video:
             raise UnreadableVideo("no video stream")
         stream = max(container.streams.video, key=lambda one: one.width * one.height)
         stream.thread_count = 1
+        stream.codec_context.options = options or {}
         yield container, stream
 
 
