@@ -1,9 +1,9 @@
 """Generated tokens per second of the whole running job over raw vLLM with the same prompts, both warm.
 
-    python -m benchmarks.respond_vs_engine [videos=64]
+    python -m benchmarks.respond_vs_engine [videos=128]
 
 The job is jobs/generate_pairs.py on ShapeWorld videos with the embedded config: files are decoded, selected, captioned and
-answered while it is measured, from its first batch of answers to its last. Raw vLLM is one LLM.generate call with every caption
+answered while it is measured, from its first question to its last answer. Raw vLLM is one LLM.generate call with every caption
 and answer prompt of the same videos, key frames in memory, on as many threads.
 """
 
@@ -45,13 +45,13 @@ def collected(rows: list[dict[str, Any]], config: GeneratePairsConfig) -> list[R
 
 def main() -> None:
     words = dict(word.split("=") for word in sys.argv[1:])
-    videos = int(words.get("videos", 64))
+    videos = int(words.get("videos", 128))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in").mkdir()
         for seed in range(videos):
             write_video(draw_story(np.random.default_rng(seed), 4 + seed % 3), Path(folder) / "in" / f"{seed}.mp4", 24, 64, 64)
         run = Path(folder) / "run"
-        given = [f"run={run}", f"videos.input={folder}/in"]
+        given = [f"run={run}", f"videos.input={folder}/in", "respond.pool.batch=16"]
         command = [sys.executable, "jobs/generate_pairs.py", "--config", CONFIG, *given]
         subprocess.run(command, check=True, stdout=sys.stderr)
         summary = json.loads((run / "summary" / "generate_pairs.json").read_text())

@@ -29,12 +29,16 @@ class Progress:
     def counts(self) -> dict[str, float]:
         return dict(self._counts)
 
-    def tokens_per_second(self) -> float | None:
-        """From the first batch of answers to the last, so that no engine's start counts; None of fewer than three."""
-        if len(self._answers) < 3:
-            return None
-        (first, before), (last, after) = self._answers[0], self._answers[-1]
-        return (after - before) / (last - first)
+    def speeds(self) -> dict[str, float | None]:
+        """Generated tokens per second, from the first question that an engine was asked to the last answer; and the share of
+        the media shown to an engine that it knew already. None where there was none.
+        """
+        spent = self._answers[-1][0] - self._answers[0][0] if self._answers else 0.0
+        media = self._counts["media"]
+        return {
+            "tokens_per_second": round(self._counts["tokens"] / spent, 1) if spent else None,
+            "media_cache_hit_rate": round(self._counts["media_known"] / media, 3) if media else None,
+        }
 
 
 class Meter:
@@ -42,6 +46,9 @@ class Meter:
 
     def __init__(self, progress: Any) -> None:
         self._progress = progress
+        self._asked = False
+        self._media_before: dict[str, float] = {}
+        self._lock = threading.Lock()
         self._videos = metrics.Counter("tempo_videos", "Videos by what became of them", tag_keys=("step", "outcome", "reason"))
         self._tokens = metrics.Counter("tempo_generated_tokens", "Tokens of captions and answers", tag_keys=("model",))
         self._media = metrics.Gauge("tempo_media_cache_hit_rate", "Share of media that the engine knew already")
@@ -49,6 +56,12 @@ class Meter:
     def selected(self, rows: list[Row]) -> None:
         """Rows after selection; kept ones are not at their end yet."""
         self._count("select", [row for row in rows if row["status"] != "kept"])
+
+    def asks(self, rows: list[Row]) -> None:
+        """Rows that are about to be answered."""
+        if not self._asked and any(row["status"] == "kept" for row in rows):
+            self._asked = True
+            self._progress.add.remote({"tokens": 0})
 
     def answered(self, rows: list[Row], engine: Mapping[str, float]) -> None:
         """Rows after the answers, those that were dropped before among them; `engine` holds vLLM's counters."""
@@ -59,9 +72,17 @@ class Meter:
         if done:
             if tokens:
                 self._tokens.inc(tokens, {"model": str(done[0]["model"])})
-            self._progress.add.remote({"tokens": tokens})
+            self._progress.add.remote({"tokens": tokens} | self._looked_up(engine))
         if engine.get("mm_cache_queries"):
             self._media.set(engine["mm_cache_hits"] / engine["mm_cache_queries"])
+
+    def _looked_up(self, engine: Mapping[str, float]) -> dict[str, float]:
+        """Media shown to this actor's engine since the last call, and those of them that it knew."""
+        now = {"media": engine.get("mm_cache_queries", 0.0), "media_known": engine.get("mm_cache_hits", 0.0)}
+        with self._lock:
+            since = {name: count - self._media_before.get(name, 0.0) for name, count in now.items()}
+            self._media_before = now
+        return since
 
     def _count(self, step: str, rows: list[Row]) -> None:
         outcomes = Counter((row["status"], (row["reason"] or "").split(" (")[0]) for row in rows)

@@ -1,10 +1,11 @@
 """The chain from videos to pairs on Ray Data: videos/ -> select -> respond -> answers/, and answers/ -> pairs/."""
 
+import math
 import os
 import posixpath
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,7 @@ class WriteAnswers:
 
     def __call__(self, answers: pa.Table) -> pa.Table:
         rows = [row | self._stamp for row in answers.to_pylist()]
+        self._meter.asks(rows)
         try:
             self._answer(rows)
         except EngineDied:
@@ -133,29 +135,50 @@ def _forget(folder: str) -> None:
         filesystem.delete_dir(path)
 
 
-def write_answers(config: GeneratePairsConfig, progress: Any) -> None:
-    """Every video of the manifest that has no row in answers/ yet gets one; a video is committed whole or not at all."""
-    paths = RunPaths(config.run)
-    _forget(paths.failures)
+@dataclass(frozen=True)
+class Step:
+    """An arrow of the chain: a callable class, what it is made with, and the pool of actors that hold it."""
+
+    made: type
+    given: tuple[Any, ...]
+    pool: Pool
+    together: int = 1
+    """Batches that one actor works on at the same time."""
+
+
+MOST_BLOCKS = 8192
+
+
+def stream(paths: RunPaths, videos: int, steps: Sequence[Step]) -> None:
+    """videos/ -> the steps -> answers/, in blocks of whole videos; rows whose ids stand in the ledger are left out.
+
+    A block is committed whole or not at all, and is one file of answers/: the first pool's batch, or more where there would
+    be over MOST_BLOCKS of them.
+    """
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="video_id", checkpoint_path=paths.ledger, delete_checkpoint_on_success=False
     )
-    chosen, answered = config.select.pool, config.respond.pool
+    rows = max(steps[0].pool.batch, math.ceil(videos / MOST_BLOCKS))
     try:
-        (
-            ray.data.read_parquet(paths.videos)
-            .repartition(target_num_rows_per_block=chosen.batch)
-            .map_batches(SelectClips, fn_constructor_args=(config, progress), **_actors(chosen))
-            .map_batches(
-                WriteAnswers,
-                fn_constructor_args=(config, model_hash(config.respond.model), progress),
-                **_actors(answered, config.respond.batches_in_flight),
-            )
-            .write_parquet(paths.answers)
-        )
+        chain = ray.data.read_parquet(paths.videos).repartition(target_num_rows_per_block=rows)
+        for step in steps:
+            chain = chain.map_batches(step.made, fn_constructor_args=step.given, **_actors(step.pool, step.together))
+        chain.write_parquet(paths.answers)
     finally:
         context.checkpoint_config = None
+
+
+def write_answers(config: GeneratePairsConfig, videos: int, progress: Any) -> None:
+    """Every video of the manifest that has no row in answers/ yet gets one."""
+    paths = RunPaths(config.run)
+    _forget(paths.failures)
+    if _rows(paths.answers) == videos:
+        return
+    select = Step(SelectClips, (config, progress), config.select.pool)
+    given = (config, model_hash(config.respond.model), progress)
+    write = Step(WriteAnswers, given, config.respond.pool, config.respond.batches_in_flight)
+    stream(paths, videos, [select, write])
 
 
 def write_pairs(config: GeneratePairsConfig) -> None:
@@ -220,9 +243,8 @@ def run(config: GeneratePairsConfig, counts: dict[str, Any], report: Callable[[s
     counts["videos_in"] = write_manifest(config.videos, paths.videos, config.hash())
     report(f"{counts['videos_in']} videos in the manifest")
     with reported(counts["videos_in"], report) as progress:
-        write_answers(config, progress)
-        speed = ray.get(progress.tokens_per_second.remote())
-    counts["tokens_per_second"] = None if speed is None else round(speed, 1)
+        write_answers(config, counts["videos_in"], progress)
+        counts.update(ray.get(progress.speeds.remote()))
     write_pairs(config)
     counts.update(count(config, counts["videos_in"]))
     if counts["videos_in"] != counts["kept"] + counts["dropped"] + counts["failed"]:

@@ -104,7 +104,7 @@ def test_less_than_announced_is_no_whole_video(tmp_path: Path) -> None:
     whole = (tmp_path / "v.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 6 // 10])
     uri = str(tmp_path / "cut.mp4")
-    with pytest.raises(UnreadableVideo, match="announced|cannot be decoded to its end"):
+    with pytest.raises(UnreadableVideo, match=r"announced|cannot be decoded to its end"):
         all_small(uri)
 
 

@@ -239,7 +239,7 @@ def test_the_job_is_submitted_as_it_is(cluster: dict[str, str], videos: Path, tm
     few.mkdir()
     for seed in range(2):
         shutil.copy(videos / f"good {seed}.mp4", few)
-    words = [*CONFIG, f"run={tmp_path / 'run'}", f"videos.input={few}"]
+    words = [*CONFIG, f"run={tmp_path / 'run'}", f"videos.input={few}", "respond.form=clip"]
     submit = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "jobs/generate_pairs.py", *words]
     deadline = time.monotonic() + 120
     while True:
@@ -249,4 +249,7 @@ def test_the_job_is_submitted_as_it_is(cluster: dict[str, str], videos: Path, tm
         time.sleep(2)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "videos in 2 = kept 2 + dropped 0 + failed 0" in done.stdout
-    assert (tmp_path / "run" / "pairs").is_dir()
+    pairs = ds.dataset(tmp_path / "run" / "pairs", format="parquet").to_table().to_pylist()
+    assert {pair["form"] for pair in pairs} == {"clip"}
+    summary = json.loads((tmp_path / "run" / "summary" / "generate_pairs.json").read_text())
+    assert summary["media_cache_hit_rate"] > 0.8  # of all orders that show a clip, the first alone has it encoded
