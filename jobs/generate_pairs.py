@@ -75,13 +75,15 @@ def generate(words: list[str]) -> None:
     from tempo_ray import job
 
     with job.running("generate_pairs", config.run, config) as counts:
+        from tempo_ray.data.cuts import NoDetector, check_detector
         from tempo_ray.data.videos import NoVideos, list_videos
         from tempo_ray.models.check import NotAModel, check_model
 
         try:
             check_model(config.respond.model)
+            check_detector(config.select.cuts)
             next(iter(list_videos(config.videos)))
-        except (NoVideos, NotAModel) as mistake:
+        except (NoVideos, NotAModel, NoDetector) as mistake:
             raise job.BadInput(str(mistake)) from None
 
         from tempo_ray import cluster

@@ -126,6 +126,11 @@ class DecodeConfig(Config):
 
 
 class CutsConfig(Config):
+    detector: Literal["adaptive", "transnetv2"] = "adaptive"
+    """PySceneDetect's AdaptiveDetector, or TransNetV2 (arXiv 2008.04838), which needs the extra `transnetv2`."""
+    transnetv2_weights: Location | None = None
+    """Weights as that package's network takes them (.pth or .safetensors); null takes those that come with it."""
+    transnetv2_threshold: Share = 0.5
     adaptive_threshold: float = 3.0
     """PySceneDetect's AdaptiveDetector: how far a frame's change stands out from its neighbours'."""
     min_content_val: float = 15.0

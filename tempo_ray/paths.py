@@ -2,9 +2,12 @@
 
 import posixpath
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
+import pyarrow as pa
 from pyarrow import fs
 
 
@@ -105,11 +108,23 @@ def read_bytes(uri: str) -> bytes:
         return stream.read()
 
 
-def write_bytes(uri: str, data: bytes) -> None:
-    """Writes the file, whole or not at all: beside it first, then renamed. Makes the folders on the way."""
+@contextmanager
+def writing(uri: str) -> Iterator[pa.NativeFile]:
+    """A file that is there whole or not at all: written beside, then renamed. Makes the folders on the way."""
     filesystem, path = resolve(uri)
     filesystem.create_dir(posixpath.dirname(path), recursive=True)
-    part = f"{path}.{uuid.uuid4().hex[:8]}.part"  # two jobs may write the same file at once
-    with filesystem.open_output_stream(part) as stream:
+    folder, name = posixpath.split(path)
+    part = posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.part")  # readers of the folder pass over a dot
+    try:
+        with filesystem.open_output_stream(part) as stream:
+            yield stream
+        filesystem.move(part, path)
+    except BaseException:
+        with suppress(OSError):
+            filesystem.delete_file(part)
+        raise
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    with writing(uri) as stream:
         stream.write(data)
-    filesystem.move(part, path)

@@ -51,6 +51,27 @@ def encode(
         container.mux(stream.encode())
 
 
+def repeated(file: Path, seconds: int, fps: int, width: int, height: int) -> None:
+    """A long video at the price of a short one: 6 s of 6 shots are encoded, and their packets written over and over."""
+    with av.open(str(file.with_suffix(".part.mp4")), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "bf": "0", "g": str(fps)})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in shots(6, fps, width, height):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    with av.open(str(file.with_suffix(".part.mp4"))) as short, av.open(str(file), "w") as long:
+        source = short.streams.video[0]
+        target = long.add_stream_from_template(source)
+        for turn in range(seconds // 6):
+            short.seek(0)
+            for packet in short.demux(source):
+                if packet.dts is None:
+                    continue
+                shift = int(turn * 6 / source.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, target
+                long.mux(packet)
+
+
 def audio_only(file: Path) -> None:
     with av.open(str(file), "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")

@@ -1,5 +1,6 @@
 """Pairs -> the JSON lines that other trainers read: TRL's preference format, ms-swift's, LLaMA-Factory's ShareGPT."""
 
+import itertools
 import json
 import posixpath
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from tempo_ray.config import ExportFormat
-from tempo_ray.paths import RunPaths, resolve, write_bytes
+from tempo_ray.paths import RunPaths, resolve, write_bytes, writing
 
 Pair = dict[str, Any]
 LLAMA_FACTORY_NAME = "tempo_ray"
@@ -78,12 +79,16 @@ def read_pairs(run: str) -> Iterator[Pair]:
 
 def export(run: str, form: ExportFormat) -> tuple[str, int]:
     """Writes RUN/export/FORMAT.jsonl, with LLaMA-Factory's dataset_info.json beside it. Returns the file and its lines."""
-    lines = [json.dumps(FORMATS[form](pair), ensure_ascii=False) for pair in read_pairs(run)]
-    if not lines:
-        raise NoPairs(f"run={run}: its pairs are none")
     file = posixpath.join(RunPaths(run).export, f"{form}.jsonl")
-    write_bytes(file, ("\n".join(lines) + "\n").encode())
+    pairs = read_pairs(run)
+    first = next(pairs, None)
+    if first is None:
+        raise NoPairs(f"run={run}: its pairs are none")
+    lines = 0
+    with writing(file) as stream:
+        for lines, pair in enumerate(itertools.chain([first], pairs), 1):  # noqa: B007, counts
+            stream.write(json.dumps(FORMATS[form](pair), ensure_ascii=False).encode() + b"\n")
     if form == "llama_factory":
         info = json.dumps(LLAMA_FACTORY_INFO, indent=1) + "\n"
         write_bytes(posixpath.join(RunPaths(run).export, "dataset_info.json"), info.encode())
-    return file, len(lines)
+    return file, lines

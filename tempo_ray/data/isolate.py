@@ -1,4 +1,4 @@
-"""A function -> the same function in a process of its own, which may crash, hang or swell without harm to its caller.
+"""A call -> the same call in a process of its own, which may crash, hang or swell without harm to its caller.
 
 Codecs are C code fed with strangers' files: one that kills its process must cost one file, not the actor that would be
 started again with the same file for ever.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -37,13 +37,13 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _work(function: Callable[[Any], Any], limits: Limits, pipe: Connection) -> None:
+def _work(limits: Limits, pipe: Connection) -> None:
     _die_with_parent()
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
     pipe.send(None)  # it is up
     while True:
         try:
-            given = pipe.recv()
+            function, given = pipe.recv()
         except EOFError:
             return
         try:
@@ -53,31 +53,34 @@ def _work(function: Callable[[Any], Any], limits: Limits, pipe: Connection) -> N
         pipe.send(made)
 
 
-class Isolated(Generic[Given, Made]):
-    """Calls a module-level function in one child process, started again after it died. Not for two threads at once."""
+class Isolated:
+    """Calls module-level functions in one child process, started again after it died. Not for two threads at once."""
 
     START_SECONDS = 120.0
 
-    def __init__(self, function: Callable[[Given], Made], limits: Limits) -> None:
-        self._function = function
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._context = multiprocessing.get_context("spawn")
         self._start()
 
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=_work, args=(self._function, self._limits, theirs), daemon=True)
+        self._process = self._context.Process(target=_work, args=(self._limits, theirs), daemon=True)
         self._process.start()
         theirs.close()
         if not self._pipe.poll(self.START_SECONDS):
             raise RuntimeError(f"a child process did not start within {self.START_SECONDS:.0f} s")
         self._pipe.recv()
 
-    def __call__(self, given: Given) -> Made:
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def __call__(self, function: Callable[[Given], Made], given: Given) -> Made:
         """Raises what the function raises, and Crashed."""
         if not self._process.is_alive():  # ended from outside while it was idle
             self._restart()
-        self._pipe.send(given)
+        self._pipe.send((function, given))
         try:
             if not self._pipe.poll(self._limits.seconds):
                 raise Crashed(f"took longer than {self._limits.seconds:g} s")

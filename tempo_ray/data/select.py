@@ -1,7 +1,8 @@
 """One video -> its cuts, clips and verdict, decoded once: a row of schema.ANSWERS without answers."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from tempo_ray.data.retry import Passing, patiently
 from tempo_ray.models.frames import UnreadableVideo
 
 Row = dict[str, Any]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 EMPTY: Row = {
     "status": None,
@@ -37,10 +40,12 @@ EMPTY: Row = {
 
 @dataclass(frozen=True)
 class Look:
-    """What one decoding pass leaves of a video: facts of its row, the sharpness of every frame, and a frame of every cut."""
+    """What one decoding pass leaves of a video: the facts of its row; what the frames look like where they say no verdict yet;
+    and a frame of every cut where the cuts are known.
+    """
 
     facts: Row
-    sharpness: np.ndarray | None = None
+    scan: cuts.Scan | None = None
     middles: tuple[np.ndarray, ...] = ()
 
 
@@ -80,28 +85,48 @@ def _looked(source: decode.Source, config: SelectConfig) -> Look:
             return Look(facts | failed("undecodable", "decode", error))
     if scanned.frames > most:
         return Look(facts | dropped(f"too long (over {config.decode.max_seconds:g} s, more than announced)"))
-    found = cuts.cuts_of(scanned, known.fps, config.cuts)
-    facts |= {"frames": scanned.frames, "detector": cuts.DETECTOR, "cuts": found}
-    reason = verdict.judge_cuts(found, known.fps, config.verdict)
-    if reason is not None:
-        return Look(facts | dropped(reason))
+    facts |= {"frames": scanned.frames, "detector": cuts.DETECTORS[config.cuts.detector]}
+    if scanned.thumbnails is not None:
+        return Look(facts | {"decoder": decode.decoder_of(source, video.times)}, scanned)
+    facts = with_cuts(facts, scanned, scanned.shots, config)
+    if facts.get("status"):
+        return Look(facts)
     facts["decoder"] = decoder = decode.decoder_of(source, video.times)
-    if config.clips.encoder is None:  # the descriptor needs no more than the small frames
-        return Look(facts, scanned.sharpness, tuple(cuts.middles_of(scanned, known.fps, config.cuts)))
-    middles = [(cut["start"] + cut["end"]) // 2 for cut in found]
+    # the descriptor needs no more than the small frames
+    if config.clips.encoder is None:
+        return Look(facts, scanned, tuple(cuts.middles_of(scanned, facts["cuts"])))
     try:
-        frames = decode.frames_at(source, decoder, middles, config.decode.embed_pixels)
+        return Look(facts, scanned, _middles(source, decoder, facts["cuts"], config))
     except UnreadableVideo as error:
         return Look(facts | failed("undecodable", "decode", error))
-    return Look(facts, scanned.sharpness, tuple(frames[index] for index in middles))
+
+
+def _middles(source: decode.Source, decoder: str, found: Sequence[Row], config: SelectConfig) -> tuple[np.ndarray, ...]:
+    wanted = [(cut["start"] + cut["end"]) // 2 for cut in found]
+    frames = decode.frames_at(source, decoder, wanted, config.decode.embed_pixels)
+    return tuple(frames[index] for index in wanted)
+
+
+def look_again(given: tuple[str, str, Sequence[Row], SelectConfig]) -> tuple[np.ndarray, ...]:
+    """A frame of each cut. Raises UnreadableVideo and OSError."""
+    uri, decoder, found, config = given
+    with decode.opened(uri) as source:
+        return _middles(source, decoder, found, config)
+
+
+def with_cuts(facts: Row, scanned: cuts.Scan, shots: Sequence[cuts.Span], config: SelectConfig) -> Row:
+    """The facts with the cuts, and dropped where these say so."""
+    found = cuts.cuts_of(scanned, shots, facts["fps"], config.cuts)
+    reason = verdict.judge_cuts(found, facts["fps"], config.verdict)
+    return facts | {"cuts": found} | ({} if reason is None else dropped(reason))
 
 
 def judged(seen: Look, config: SelectConfig, embed: clips.Embed) -> Row:
-    """The facts of a video with its clips, richness and verdict."""
-    if seen.sharpness is None:
+    """The facts of a video whose cuts are known, with its clips, richness and verdict."""
+    if seen.scan is None:
         return seen.facts
     groups = clips.groups_of(embed(seen.middles), embed.similarity)
-    made = clips.clips_of(seen.facts["cuts"], groups, seen.sharpness)
+    made = clips.clips_of(seen.facts["cuts"], groups, seen.scan.sharpness)
     facts = seen.facts | {"embedding": embed.name, "clips": made, "richness": verdict.richness(made)}
     reason = verdict.judge_clips(made, facts["richness"], config.verdict)
     return facts | (dropped(reason) if reason is not None else {"status": "kept"})
@@ -110,26 +135,47 @@ def judged(seen: Look, config: SelectConfig, embed: clips.Embed) -> Row:
 class Selector:
     """Rows of schema.VIDEO in, rows of schema.ANSWERS out. Never raises for a file: it becomes a failed row that says why.
 
-    Files are decoded in a process of their own, within `config.decode`'s limits of time and memory.
+    Files are decoded in a process of their own, within `config.decode`'s limits of time and memory; the networks, where there
+    are some, run in this one.
     """
 
-    def __init__(self, config: SelectConfig, embed: clips.Embed) -> None:
+    def __init__(self, config: SelectConfig) -> None:
         self._config = config
-        self._embed = embed
-        self._look = Isolated(look, Limits(config.decode.timeout_s, config.decode.memory_bytes))
+        self._embed = clips.make_embed(config.clips)
+        self._shots = cuts.TransNetV2(config.cuts) if config.cuts.detector == "transnetv2" else None
+        self._apart = Isolated(Limits(config.decode.timeout_s, config.decode.memory_bytes))
 
     def __call__(self, video: Row) -> Row:
         row = {"video_id": video["video_id"], "uri": video["uri"]} | EMPTY
         try:
-            seen = patiently(lambda: self._look((video["uri"], self._config)), self._config.decode.attempts, Crashed, OSError)
+            return row | self._facts(video["uri"])
+        except UnreadableVideo as error:
+            return row | failed("undecodable", "decode", error)
         except Crashed as error:
             return row | failed("decoder crashed", "decode", error)
         except Passing as error:
             return row | failed(PASSING, "open", error)
-        return row | judged(seen, self._config, self._embed)
+
+    def _facts(self, uri: str) -> Row:
+        seen = self._patiently(look, (uri, self._config))
+        if self._shots is not None and seen.scan is not None and seen.scan.thumbnails is not None:
+            facts = with_cuts(seen.facts, seen.scan, self._shots(seen.scan.thumbnails), self._config)
+            if facts.get("status"):
+                return facts
+            middles = self._patiently(look_again, (uri, facts["decoder"], facts["cuts"], self._config))
+            seen = Look(facts, seen.scan, middles)
+        return judged(seen, self._config, self._embed)
+
+    def _patiently(self, function: Callable[[Given], Made], given: Given) -> Made:
+        return patiently(lambda: self._apart(function, given), self._config.decode.attempts, Crashed, OSError)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that decodes."""
+        return self._apart.pid
 
     def close(self) -> None:
-        self._look.close()
+        self._apart.close()
 
 
 PASSING = "cannot be read now"

@@ -15,7 +15,7 @@ from pyarrow import fs
 
 from tempo_ray import schema
 from tempo_ray.config import VideosConfig
-from tempo_ray.paths import exists, resolve
+from tempo_ray.paths import exists, resolve, writing
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "tempo_ray/video")
 ROWS_PER_FILE = 50_000
@@ -155,9 +155,8 @@ def write_manifest(config: VideosConfig, folder: str, config_hash: str) -> int:
                 fresh.append(row)
         held = []
         if fresh:
-            name = f"manifest-{uuid.uuid4().hex[:12]}.parquet"
-            pq.write_table(pa.Table.from_pylist(fresh, schema=typed), f"{path}/.{name}.part", filesystem=filesystem)
-            filesystem.move(f"{path}/.{name}.part", posixpath.join(path, name))
+            with writing(posixpath.join(folder, f"manifest-{uuid.uuid4().hex[:12]}.parquet")) as stream:
+                pq.write_table(pa.Table.from_pylist(fresh, schema=typed), stream)
             total += len(fresh)
 
     for row in list_videos(config):

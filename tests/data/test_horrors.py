@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from tempo_ray.config import DecodeConfig, SelectConfig, VideosConfig
-from tempo_ray.data.clips import Descriptor
 from tempo_ray.data.select import Selector
 from tempo_ray.data.videos import list_videos
 from tests import horrors
@@ -13,7 +12,7 @@ def test_each_file_becomes_the_right_row(tmp_path: Path) -> None:
     expected = horrors.make(tmp_path)
     listed = list(list_videos(VideosConfig(input=str(tmp_path))))
     assert {Path(row["uri"]).name for row in listed} == set(expected)
-    selector = Selector(SelectConfig(decode=DecodeConfig(attempts=1)), Descriptor(0.9))
+    selector = Selector(SelectConfig(decode=DecodeConfig(attempts=1)))
     rows = {Path(video["uri"]).name: selector(video) for video in listed}
     selector.close()
     found = {name: (row["status"], row["reason"] and row["reason"].split(" (")[0]) for name, row in rows.items()}

@@ -23,32 +23,32 @@ def misbehave(how: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def isolated() -> Isolated[str, int]:
-    return Isolated(misbehave, Limits(seconds=3.0, memory_bytes=1 << 30))
+def isolated() -> Isolated:
+    return Isolated(Limits(seconds=3.0, memory_bytes=1 << 30))
 
 
 @pytest.mark.parametrize(
     ("how", "message"), [("segfault", "SIGSEGV"), ("hang", "longer than 3 s"), ("swell", "more than 1.1 GB of memory")]
 )
-def test_a_bad_call_is_told_and_the_next_one_works(isolated: Isolated[str, int], how: str, message: str) -> None:
-    assert isolated("work") != os.getpid()
+def test_a_bad_call_is_told_and_the_next_one_works(isolated: Isolated, how: str, message: str) -> None:
+    assert isolated(misbehave, "work") != os.getpid()
     with pytest.raises(Crashed, match=message):
-        isolated(how)
-    assert isolated("work") != os.getpid()
+        isolated(misbehave, how)
+    assert isolated(misbehave, "work") != os.getpid()
 
 
-def test_errors_of_the_function_pass_through(isolated: Isolated[str, int]) -> None:
-    before = isolated("work")
+def test_errors_of_the_function_pass_through(isolated: Isolated) -> None:
+    before = isolated(misbehave, "work")
     with pytest.raises(KeyError, match="mine"):
-        isolated("raise")
-    assert isolated("work") == before
+        isolated(misbehave, "raise")
+    assert isolated(misbehave, "work") == before
 
 
-def test_a_process_that_was_ended_from_outside_is_started_again(isolated: Isolated[str, int]) -> None:
-    before = isolated("work")
+def test_a_process_that_was_ended_from_outside_is_started_again(isolated: Isolated) -> None:
+    before = isolated(misbehave, "work")
     os.kill(before, 9)
     time.sleep(0.2)
-    assert isolated("work") != before
+    assert isolated(misbehave, "work") != before
 
 
 def test_patience() -> None:
