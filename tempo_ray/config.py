@@ -216,6 +216,15 @@ class RespondConfig(Config):
     batches_in_flight: Positive = 3
     """Batches of `pool.batch` videos that one engine works on together: while one is decoded, others are answered."""
 
+    @model_validator(mode="after")
+    def _gpus(self) -> Self:
+        if self.pool.gpus and self.engine.tensor_parallel_size > self.pool.gpus:
+            raise ValueError(
+                f"engine.tensor_parallel_size {self.engine.tensor_parallel_size} needs as many GPUs an actor; "
+                f"pool.gpus is {self.pool.gpus:g}: raise it"
+            )
+        return self
+
 
 class PairsConfig(Config):
     """The published pair rules."""

@@ -115,6 +115,12 @@ def make(folder: Path) -> Expected:
     made("ten bit.mp4", shots(5, 20, 64, 64), "kept", None, pixels="yuv420p10le")
     made("black for hours.mp4", (np.zeros((64, 64, 3), np.uint8) for _ in range(4 * 3600)), "dropped", "too long", fps=1)
     made("ten hours announced.mp4", shots(5, 20, 64, 64), "dropped", "too long", last_pts=10 * 3600 * 24)
+    with av.open(str(folder / "zero duration.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width = stream.height = 64
+        container.start_encoding()
+    expected["zero duration.mp4"] = ("failed", "not a video")
+    put("removed.mp4", whole, "failed", "not there")  # by the test, once the folder has been listed
     audio_only(folder / "audio only.mp4")
     expected["audio only.mp4"] = ("failed", "not a video")
     os.symlink(folder / "loop.mp4", folder / "loop.mp4")

@@ -36,6 +36,7 @@ def test_overrides_come_after_the_file(tmp_path: Path) -> None:
         (GeneratePairsConfig, PAIRS[1:], "run: missing"),
         (GeneratePairsConfig, [*PAIRS, "respond.pool.min_size=3"], "raise max_size"),
         (GeneratePairsConfig, [*PAIRS, "seed"], "written key=value"),
+        (GeneratePairsConfig, [*PAIRS, "respond.engine.tensor_parallel_size=2"], "pool.gpus is 1: raise it"),
         (GeneratePairsConfig, [*PAIRS, "run.x=1"], "holds a value"),
         (GeneratePairsConfig, [*PAIRS, "respond.frames.min_frames=3"], "even"),
         (TrainConfig, ["run=r", "model=m"], "needs sft.data"),

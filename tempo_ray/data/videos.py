@@ -111,10 +111,13 @@ def _listed(config: VideosConfig) -> Iterator[Row]:
 def list_videos(config: VideosConfig) -> Iterator[Row]:
     """The videos of the input (schema.VIDEO), never all in memory at once. Raises NoVideos where there is none."""
     count = -1
-    for count, row in enumerate(_listed(config)):
-        if count == config.limit:
-            return
-        yield row
+    try:
+        for count, row in enumerate(_listed(config)):
+            if count == config.limit:
+                return
+            yield row
+    except OSError as error:
+        raise NoVideos(f"videos.input={config.input}: cannot be listed: {str(error).splitlines()[0]}") from error
     if count < 0:
         raise NoVideos(f"videos.input={config.input}: the list is empty")
 

@@ -12,6 +12,7 @@ def test_each_file_becomes_the_right_row(tmp_path: Path) -> None:
     expected = horrors.make(tmp_path)
     listed = list(list_videos(VideosConfig(input=str(tmp_path))))
     assert {Path(row["uri"]).name for row in listed} == set(expected)
+    (tmp_path / "removed.mp4").unlink()
     selector = Selector(SelectConfig(decode=DecodeConfig(attempts=1)))
     rows = {Path(video["uri"]).name: selector(video) for video in listed}
     selector.close()

@@ -247,12 +247,16 @@ def test_a_file_without_read_permission_is_to_be_tried_again() -> None:
         write_video(draw_story(np.random.default_rng(0), 5), file, 24, 64, 64)
         os.chmod(folder, 0o755)
         file.chmod(0)
+        (Path(folder) / "closed").mkdir(0o000)
         user = os.geteuid()
         if user == 0:
             os.seteuid(65534)
         try:
             with pytest.raises(PermissionError):  # Selector makes a failure to be tried again of every OSError
                 look((str(file), CONFIG))
+            closed = Path(folder) / "closed"
+            with pytest.raises(NoVideos, match=r"cannot be listed: .*Permission denied"):
+                list(list_videos(VideosConfig(input=str(closed))))
         finally:
             os.seteuid(user)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
-from tempo_ray.schema import ANSWERS, PAIR
+from tempo_ray.schema import ANSWERS, PAIR, SCHEMA_VERSION
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
 
@@ -90,7 +90,10 @@ def test_the_model_sees_and_tells(done: Path) -> None:
 
 def test_pairs_differ_in_what_their_author_saw(done: Path) -> None:
     table = ds.dataset(done / "pairs", format="parquet").to_table()
-    assert table.schema.metadata[b"tempo_ray.schema_version"]
+    for folder in ("videos", "answers", "pairs"):
+        metadata = ds.dataset(done / folder, format="parquet").schema.metadata
+        assert metadata[b"tempo_ray.schema_version"] == SCHEMA_VERSION.encode()
+        assert (done / "config" / f"generate_pairs-{metadata[b'tempo_ray.config_hash'].decode()}.yaml").is_file()
     assert table.column_names == PAIR.names
     pairs = table.to_pylist()
     assert len(pairs) > 5 * GOOD
