@@ -21,9 +21,9 @@ import pyarrow.dataset as ds
 from benchmarks.measure import report
 from tempo_ray.config import GeneratePairsConfig, load_config
 from tempo_ray.data.prompts import PROMPT_SETS
-from tempo_ray.data.respond import Answerer, make_engine
+from tempo_ray.data.respond import Answerer, KeyFrameReader, make_engine
 from tempo_ray.models.check import prompts_name
-from tempo_ray.models.engine import Completion, Request
+from tempo_ray.models.engine import Completion, Request, completions
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
 
@@ -39,7 +39,8 @@ def collected(rows: list[dict[str, Any]], config: GeneratePairsConfig) -> list[R
         requests.extend(asked)
         return [Completion(next(captions, ""), 0, 0, "stop") for _ in asked]
 
-    Answerer(note, PROMPT_SETS[prompts_name(config.respond.model)], config.respond, config.seed)(rows)
+    read = KeyFrameReader(config.respond, config.select.decode)
+    Answerer(note, read, PROMPT_SETS[prompts_name(config.respond.model)], config.respond, config.seed)(rows)
     return requests
 
 
@@ -61,7 +62,7 @@ def main() -> None:
         engine = make_engine(config.respond, max(1, int(config.respond.pool.cpus)))
         engine.generate(requests[:64])
         began = time.perf_counter()
-        tokens = sum(done.completion_tokens for done in engine.generate(requests))
+        tokens = sum(done.completion_tokens for done in completions(engine.generate(requests)))
         raw = tokens / (time.perf_counter() - began)
         engine.close()
     report(

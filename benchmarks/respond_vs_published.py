@@ -25,10 +25,10 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from benchmarks.measure import report
-from tempo_ray.config import EngineConfig, RespondConfig, SamplingConfig, SelectConfig
+from tempo_ray.config import DecodeConfig, EngineConfig, RespondConfig, SamplingConfig, SelectConfig
 from tempo_ray.data.clips import Descriptor
 from tempo_ray.data.prompts import PROMPT_SETS
-from tempo_ray.data.respond import Answerer
+from tempo_ray.data.respond import Answerer, KeyFrameReader
 from tempo_ray.data.select import EMPTY, judged, look
 from tempo_ray.models.check import prompts_name
 from tempo_ray.models.engine import Completion, Engine, Request
@@ -109,7 +109,7 @@ def selected(folder: Path, videos: int) -> list[dict[str, Any]]:
 
 def timed(generate: Callable[..., list[Completion]], config: RespondConfig, rows: list[dict[str, Any]], together: int) -> dict:
     """Seconds per video and tokens per second; `together` batches at once, as the job's actor has them."""
-    answerer = Answerer(generate, PROMPT_SETS[prompts_name(config.model)], config, 0)
+    answerer = Answerer(generate, KeyFrameReader(config, DecodeConfig()), PROMPT_SETS[prompts_name(config.model)], config, 0)
     rows = [row | {"model_hash": "", "clips": [dict(clip) for clip in row["clips"]]} for row in rows]
     answerer([rows[0] | {"clips": [dict(clip) for clip in rows[0]["clips"]]}])  # warm
     batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]

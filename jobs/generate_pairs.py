@@ -76,14 +76,17 @@ def generate(words: list[str]) -> None:
 
     with job.running("generate_pairs", config.run, config) as counts:
         from tempo_ray.data.cuts import NoDetector, check_detector
-        from tempo_ray.data.videos import NoVideos, list_videos
+        from tempo_ray.data.settings import OtherSettings, check_settings
+        from tempo_ray.data.videos import NoVideos, write_manifest
         from tempo_ray.models.check import NotAModel, check_model
+        from tempo_ray.paths import RunPaths
 
         try:
             check_model(config.respond.model)
             check_detector(config.select.cuts)
-            next(iter(list_videos(config.videos)))
-        except (NoVideos, NotAModel, NoDetector) as mistake:
+            check_settings(config)
+            counts["videos_in"] = write_manifest(config.videos, RunPaths(config.run).videos, config.hash())
+        except (NoVideos, NotAModel, NoDetector, OtherSettings) as mistake:
             raise job.BadInput(str(mistake)) from None
 
         from tempo_ray import cluster

@@ -101,11 +101,11 @@ class VideosConfig(Config):
     input: Location
     """A folder of videos, one video file, or a list of them (.parquet with a column `uri`, or .txt with one URI a line).
 
-    A local path or an Arrow URI.
+    A local path or an Arrow URI. Relative paths in a list are relative to the list's folder.
     """
     extensions: tuple[str, ...] = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
     limit: Positive | None = None
-    """Take the first so many files, in the order of their names; null takes all."""
+    """Take the first so many files, in the order of their names; null takes all. What a run has listed stays listed."""
 
 
 class DecodeConfig(Config):
@@ -118,9 +118,9 @@ class DecodeConfig(Config):
     max_seconds: float = Field(1200.0, gt=0)
     """A video that announces more is dropped without being decoded; one that holds more, as soon as that is seen."""
     timeout_s: float = Field(900.0, gt=0)
-    """A file that takes longer fails, and its decoder is ended."""
+    """A file that takes longer to decode fails, and its decoder is ended."""
     memory_bytes: Positive = 2_000_000_000
-    """Most private memory of the process that decodes."""
+    """Most private memory that decoding a file may take."""
     attempts: Positive = 3
     """Tries of a file whose store did not answer or whose decoder died."""
 
@@ -248,6 +248,24 @@ class GeneratePairsConfig(Config):
     respond: RespondConfig
     pairs: PairsConfig = PairsConfig()
     ray: RayConfig = RayConfig()
+
+    def settings(self) -> dict[str, Any]:
+        """What a row of answers depends on, by dotted name; not how many hold the work, nor how long they wait."""
+        kept = {
+            "seed": ...,
+            "select": {"cuts": ..., "clips": ..., "verdict": ..., "decode": {"short_side", "embed_pixels", "max_seconds"}},
+            "respond": {
+                *("model", "form", "types", "strengths", "levels", "clean_samples", "frames", "key_frame_pixels", "sampling"),
+            },
+        }
+        return _dotted(self.model_dump(mode="json", include=kept))
+
+
+def _dotted(values: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _dotted(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return flat
 
 
 class ExplainConfig(Config):

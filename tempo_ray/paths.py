@@ -24,6 +24,11 @@ class RunPaths:
         """The resolved config that a job ran with: the last one, or the one of that hash."""
         return self._join("config", f"{job}.yaml" if config_hash is None else f"{job}-{config_hash}.yaml")
 
+    @property
+    def settings(self) -> str:
+        """What every answer of the run depends on, as it was when the run was begun."""
+        return self._join("config", "settings.json")
+
     def summary(self, job: str) -> str:
         """What a job did, in counts; written when it ends, well or not."""
         return self._join("summary", f"{job}.json")

@@ -118,7 +118,8 @@ PAIR = pa.schema(
         ("seed", pa.int64()),
         ("model", pa.string()),
         ("model_hash", pa.string()),
-        ("config_hash", pa.string()),
+        ("config_hash", pa.string()),  # of the run that wrote the answers
+        ("pairs_config_hash", pa.string()),  # of the run that paired them
     ]
 )
 

@@ -1,5 +1,6 @@
 """A folder of files as strangers have them, and what must become of each: (status, what the reason begins with)."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,9 +15,9 @@ from tempo_ray.shapeworld.story import draw_story
 Expected = dict[str, tuple[str, str | None]]
 
 
-def shots(count: int, frames: int, width: int, height: int) -> Iterator[np.ndarray]:
+def shots(count: int, frames: int, width: int, height: int, seed: int = 0) -> Iterator[np.ndarray]:
     """Noise that stays the same within a shot."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for _ in range(count):
         coarse = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
         still = np.kron(coarse, np.ones((height // 4 + 1, width // 4 + 1, 1), np.uint8))[:height, :width]
@@ -32,10 +33,13 @@ def encode(
     pixels: str = "yuv420p",
     last_pts: int | None = None,
     options: dict[str, str] | None = None,
+    title: str | None = None,
 ) -> None:
     frames = iter(frames)
     held = next(frames)
     with av.open(str(file), "w", format="mp4", options=options or {}) as container:
+        if title is not None:
+            container.metadata["title"] = title
         stream = container.add_stream(codec, rate=fps, options={"preset": "ultrafast", "crf": "30"})
         stream.height, stream.width = held.shape[:2]
         stream.pix_fmt = pixels
@@ -121,6 +125,13 @@ def make(folder: Path) -> Expected:
         container.start_encoding()
     expected["zero duration.mp4"] = ("failed", "not a video")
     put("removed.mp4", whole, "failed", "not there")  # by the test, once the folder has been listed
+    # a title in Latin-1, as old cameras write it
+    titled = folder / "latin title.mp4"
+    encode(titled, shots(5, 20, 64, 64), title="Zu\u0142awy!")
+    titled.write_bytes(titled.read_bytes().replace("Zu\u0142awy!".encode(), b"K\xfcche!!!"))
+    expected[titled.name] = ("kept", None)
+    # a shot so long that not every frame of it is held, and a flash at its end
+    made("flash at the end.mp4", itertools.chain(shots(1, 2057, 64, 64), shots(1, 3, 64, 64, seed=1)), "dropped", "too few cuts")
     audio_only(folder / "audio only.mp4")
     expected["audio only.mp4"] = ("failed", "not a video")
     os.symlink(folder / "loop.mp4", folder / "loop.mp4")

@@ -43,7 +43,7 @@ class Descriptor:
 
 
 class Encoder:
-    """Frames -> the pooled output of a transformers image encoder (SigLIP), (frames, features), of length 1."""
+    """Frames -> the pooled output of a transformers image encoder (SigLIP, DINOv2), (frames, features), of length 1."""
 
     def __init__(self, path: str, similarity: float) -> None:
         import torch
@@ -52,15 +52,18 @@ class Encoder:
         self.name = path
         self.similarity = similarity
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
         self._processor = AutoImageProcessor.from_pretrained(path)
-        self._model = AutoModel.from_pretrained(path).to(self._device).eval()
+        model = AutoModel.from_pretrained(path, dtype=self._dtype)
+        both = "vision_config" in model.config.to_dict()  # SigLIP and CLIP read text too; DINOv2 has one tower
+        self._model = (model.vision_model if both else model).to(self._device).eval()
 
     def __call__(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         import torch
 
         with torch.inference_mode():
-            inputs = self._processor(images=list(frames), return_tensors="pt").to(self._device)
-            pooled = self._model.vision_model(**inputs).pooler_output
+            inputs = self._processor(images=list(frames), return_tensors="pt").to(self._device, self._dtype)
+            pooled = self._model(**inputs).pooler_output
         return torch.nn.functional.normalize(pooled, dim=-1).float().cpu().numpy()
 
 

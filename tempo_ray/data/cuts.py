@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import itertools
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,24 +49,29 @@ class _Middles:
 
     MOST = 1024
     """Of a longer shot every other frame is held, then every fourth ...: its middle is met within that."""
+    LATE = 16
+    """A cut is found a few frames after it; so many are held besides, whatever the stride."""
 
     def __init__(self) -> None:
         self.frames: list[np.ndarray] = []
-        self._held: list[tuple[int, np.ndarray]] = []
+        self._held: dict[int, np.ndarray] = {}
+        self._recent: deque[tuple[int, np.ndarray]] = deque(maxlen=self.LATE)
         self._start = 0
         self._stride = 1
 
     def see(self, number: int, frame: np.ndarray) -> None:
+        self._recent.append((number, frame))
         if number % self._stride == 0:
-            self._held.append((number, frame))
+            self._held[number] = frame
         if len(self._held) > self.MOST:
             self._stride *= 2
-            self._held = [one for one in self._held if one[0] % self._stride == 0]
+            self._held = {one: held for one, held in self._held.items() if one % self._stride == 0}
 
     def cut(self, end: int) -> None:
+        self._held |= dict(self._recent)
         middle = (self._start + end) // 2
-        self.frames.append(min(self._held, key=lambda one: abs(one[0] - middle))[1])
-        self._held = [one for one in self._held if one[0] >= end]
+        self.frames.append(self._held[min(self._held, key=lambda one: abs(one - middle))])
+        self._held = {one: held for one, held in self._held.items() if one >= end}
         self._start, self._stride = end, 1
 
 

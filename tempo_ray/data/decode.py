@@ -28,8 +28,8 @@ from tempo_ray.models.frames import DECORD_ERRORS, UnreadableVideo, picked, vide
 from tempo_ray.paths import resolve
 
 Source = str | BinaryIO
-WHOLE_BYTES = 512_000_000
-"""Files in a store are read at once up to this size; of larger ones the parts that are asked for."""
+WHOLE_BYTES = 64_000_000
+"""Files in a store are read at once up to this size; of larger ones the parts that are asked for, by PyAV alone."""
 SAME_TIME_S = 2e-3
 """Two readers that place a frame this close mean the same frame."""
 

@@ -62,6 +62,12 @@ def _side(name: str, text: str, answer: Row, answers: Row) -> list[str]:
     ]
 
 
+def _settings(paths: RunPaths, config_hash: str) -> str:
+    file = paths.config("generate_pairs", config_hash)
+    text = read_bytes(file).decode() if exists(file) else f"({file} is gone)"
+    return textwrap.indent(text.rstrip(), "  ")
+
+
 def explain(run: str, pair_id: str) -> str:
     """Everything behind a pair, for people. Raises UnknownPair."""
     paths = RunPaths(run)
@@ -72,8 +78,8 @@ def explain(run: str, pair_id: str) -> str:
     if answers is None:
         raise UnknownPair(f"pair {pair_id} is of video {pair['video_id']}, and {paths.answers} has no row of it")
     chosen, rejected = marked(pair["chosen"], pair["rejected"])
-    config = paths.config("generate_pairs", pair["config_hash"])
-    settings = read_bytes(config).decode() if exists(config) else f"({config} is gone)"
+    hashes = {"answers": pair["config_hash"], "pairs": pair["pairs_config_hash"]}
+    settings = {what: _settings(paths, of) for what, of in hashes.items()}
     lines = [
         f"pair {pair_id}",
         f"video {pair['uri']} ({answers['width']}x{answers['height']}, {answers['frames']} frames, {answers['fps']:g} fps), "
@@ -89,7 +95,9 @@ def explain(run: str, pair_id: str) -> str:
         "rules:",
         *(f"  {'passed' if rule['passed'] else 'BROKEN'}  {rule['name']}: {rule['detail']}" for rule in pair["rules"]),
         "",
-        f"settings ({pair['config_hash']}):",
-        textwrap.indent(settings.rstrip(), "  "),
+        f"settings of the answers ({hashes['answers']}):",
+        settings["answers"],
     ]
+    if settings["pairs"] != settings["answers"]:
+        lines += ["", f"paired later, with settings ({hashes['pairs']}):", settings["pairs"]]
     return "\n".join(lines)

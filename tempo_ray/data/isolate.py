@@ -21,7 +21,11 @@ PR_SET_PDEATHSIG = 1
 
 
 class Crashed(RuntimeError):
-    """The process died or was ended at a limit; the message says which. The same input will do it again."""
+    """The process died, or took more memory than it may; the message says which."""
+
+
+class TookTooLong(RuntimeError):
+    """The process was ended at its limit of time."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Limits:
     seconds: float
     """For one call."""
     memory_bytes: int
-    """Private memory of the process."""
+    """Private memory that calls may add to what the process has once its code is loaded."""
 
 
 def _die_with_parent() -> None:
@@ -37,15 +41,25 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _data_bytes() -> int:
+    """What RLIMIT_DATA counts, as it stands."""
+    with open("/proc/self/status") as status:
+        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmData:"))
+
+
 def _work(limits: Limits, pipe: Connection) -> None:
     _die_with_parent()
-    resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
     pipe.send(None)  # it is up
+    limited = False
     while True:
         try:
-            function, given = pipe.recv()
+            function, given = pipe.recv()  # imports the function's module
         except EOFError:
             return
+        if not limited:
+            most = _data_bytes() + limits.memory_bytes
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+            limited = True
         try:
             made: tuple[Any, Exception | None] = (function(given), None)
         except Exception as error:  # noqa: BLE001, it belongs to the caller
@@ -77,13 +91,13 @@ class Isolated:
         return self._process.pid
 
     def __call__(self, function: Callable[[Given], Made], given: Given) -> Made:
-        """Raises what the function raises, and Crashed."""
+        """Raises what the function raises, Crashed, and TookTooLong."""
         if not self._process.is_alive():  # ended from outside while it was idle
             self._restart()
         self._pipe.send((function, given))
         try:
             if not self._pipe.poll(self._limits.seconds):
-                raise Crashed(f"took longer than {self._limits.seconds:g} s")
+                raise TookTooLong(f"took longer than {self._limits.seconds:g} s")
             made, error = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             self._process.join(10)
@@ -91,7 +105,7 @@ class Isolated:
             how = signal.Signals(-code).name if code is not None and code < 0 else f"status {code}"
             self._restart()
             raise Crashed(f"the decoder's process ended with {how}") from None
-        except Crashed:
+        except TookTooLong:
             self._restart()
             raise
         if isinstance(error, MemoryError):

@@ -74,8 +74,10 @@ def broken_rules(row: dict[str, Any], config: PairsConfig) -> list[str]:
     return broken
 
 
-def make_pairs(row: dict[str, Any], describe: tuple[str, ...], config: PairsConfig, seed: int) -> list[dict[str, Any]]:
-    """The pairs of one row of answers (schema.PAIR): the candidates that break no rule.
+def make_pairs(
+    row: dict[str, Any], describe: tuple[str, ...], config: PairsConfig, seed: int, config_hash: str
+) -> list[dict[str, Any]]:
+    """The pairs of one row of answers (schema.PAIR): the candidates that break no rule. `config_hash` is of the whole config.
 
     The training prompt is drawn from `describe` for the pair; chosen, rejected and the clean video share it.
     """
@@ -83,7 +85,7 @@ def make_pairs(row: dict[str, Any], describe: tuple[str, ...], config: PairsConf
     for chosen, rejected in _candidates(row):
         verdicts = judge(chosen, rejected, config)
         if all(verdict["passed"] for verdict in verdicts):
-            made.append(_pair(row, chosen, rejected, verdicts, describe, seed))
+            made.append(_pair(row, chosen, rejected, verdicts, describe, seed) | {"pairs_config_hash": config_hash})
     return made
 
 

@@ -1,5 +1,6 @@
 """The chain from videos to pairs on Ray Data: videos/ -> select -> respond -> answers/, and answers/ -> pairs/."""
 
+import json
 import math
 import os
 import posixpath
@@ -24,10 +25,9 @@ from tempo_ray.data import pairs, respond
 from tempo_ray.data.metrics import Meter, reported
 from tempo_ray.data.prompts import PROMPT_SETS
 from tempo_ray.data.select import PASSING, Selector
-from tempo_ray.data.videos import write_manifest
 from tempo_ray.models.check import prompts_name
 from tempo_ray.models.engine import EngineDied, model_hash
-from tempo_ray.paths import RunPaths, exists, resolve, writing
+from tempo_ray.paths import RunPaths, exists, resolve, write_bytes, writing
 
 Row = dict[str, Any]
 
@@ -55,7 +55,8 @@ class WriteAnswers:
         self._stamp = {"model": config.respond.model, "model_hash": hashed, "config_hash": config.hash()}
         self._engine = respond.make_engine(config.respond, max(1, int(config.respond.pool.cpus)))
         prompts = PROMPT_SETS[prompts_name(config.respond.model)]
-        self._answer = respond.Answerer(self._engine.generate, prompts, config.respond, config.seed)
+        read = respond.KeyFrameReader(config.respond, config.select.decode)
+        self._answer = respond.Answerer(self._engine.generate, read, prompts, config.respond, config.seed)
         self._failures = RunPaths(config.run).failures
         self._schema = schema.with_metadata(schema.ANSWERS, config.hash())
         self._meter = Meter(progress)
@@ -84,7 +85,7 @@ class MakePairs:
         describe = PROMPT_SETS[prompts_name(self.config.respond.model)].describe
         made: list[Row] = []
         for row in answers.to_pylist():
-            made += pairs.make_pairs(row, describe, self.config.pairs, self.config.seed)
+            made += pairs.make_pairs(row, describe, self.config.pairs, self.config.seed, self.config.hash())
         return pa.Table.from_pylist(made, schema=schema.with_metadata(schema.PAIR, self.config.hash()))
 
 
@@ -150,14 +151,16 @@ MOST_BLOCKS = 8192
 def stream(paths: RunPaths, videos: int, steps: Sequence[Step]) -> None:
     """videos/ -> the steps -> answers/, in blocks of whole videos; rows whose ids stand in the ledger are left out.
 
-    A block is committed whole or not at all, and is one file of answers/: the first pool's batch, or more where there would
-    be over MOST_BLOCKS of them.
+    A block is committed whole or not at all, and is one file of answers/: the largest batch of the pools, or more where there
+    would be over MOST_BLOCKS of them.
     """
-    compact(paths.ledger)
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="video_id", checkpoint_path=paths.ledger, delete_checkpoint_on_success=False
     )
+    # Files have their own limits of time; a cluster may take an hour to lend its nodes, and that is no error.
+    context.execution_no_progress_timeout_s = -1
+    context.max_consecutive_actor_init_deaths = 3
     rows = max(steps[0].pool.batch, math.ceil(videos / MOST_BLOCKS))
     try:
         chain = ray.data.read_parquet(paths.videos).repartition(target_num_rows_per_block=rows)
@@ -168,30 +171,49 @@ def stream(paths: RunPaths, videos: int, steps: Sequence[Step]) -> None:
         context.checkpoint_config = None
 
 
-def compact(ledger: str) -> None:
-    """The many small files of a ledger -> one of the same ids.
+def settled(paths: RunPaths) -> int:
+    """Brings answers/ and the ledger into step after a run that may have died in a commit. Returns the rows that stand there.
 
-    Ray Data reads a ledger file by file in one task: 625 files take it 20 s, and 6,250 a quarter of an hour. What a commit left
-    pending is Ray Data's to clean up, and stays. A run that dies in here leaves an id twice, which means the same.
+    Ray Data writes X.pending.parquet, then the rows, then renames the former to X.parquet. Where the rename is a copy and a
+    deletion, as in a bucket, both may be left: then the rows are whole. Where the pending one alone is left, the rows may be
+    torn, and go. The many small files of the ledger become one, since Ray Data reads a ledger file by file in one task: 625 of
+    them take it 20 s, and 6,250 a quarter of an hour. A run that dies in here leaves an id twice, which means the same.
     """
-    filesystem, path = resolve(ledger)
-    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    files = [info.path for info in found if info.path.endswith(".parquet") and not info.path.endswith(".pending.parquet")]
-    if len(files) < 2:
-        return
-    ids = ds.dataset(files, filesystem=filesystem, format="parquet").to_table()
-    with writing(posixpath.join(ledger, f"{uuid.uuid4().hex}.parquet")) as stream:
-        pq.write_table(ids, stream)
-    for file in files:
+    pending, committed = [], []
+    for file in _files(paths.ledger):
+        (pending if file.endswith(_PENDING) else committed).append(file)
+    filesystem, _ = resolve(paths.ledger)
+    torn = [file.removesuffix(_PENDING) for file in pending if file.replace(_PENDING, ".parquet") not in set(committed)]
+    stems = tuple(posixpath.basename(file) for file in torn)
+    for file in _files(paths.answers) if stems else []:
+        if posixpath.basename(file).startswith(stems):
+            filesystem.delete_file(file)
+    for file in pending:
         filesystem.delete_file(file)
+    if not committed:
+        return 0
+    ids = ds.dataset(committed, filesystem=filesystem, format="parquet").to_table().combine_chunks()
+    if len(committed) > 1:
+        with writing(posixpath.join(paths.ledger, f"{uuid.uuid4().hex}.parquet")) as out:
+            pq.write_table(ids, out)
+        for file in committed:
+            filesystem.delete_file(file)
+    return pc.count_distinct(ids["video_id"]).as_py()
+
+
+_PENDING = ".pending.parquet"
+
+
+def _files(folder: str) -> list[str]:
+    filesystem, path = resolve(folder)
+    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return [info.path for info in found if info.path.endswith(".parquet")]
 
 
 def write_answers(config: GeneratePairsConfig, videos: int, progress: Any) -> None:
     """Every video of the manifest that has no row in answers/ yet gets one."""
     paths = RunPaths(config.run)
     _forget(paths.failures)
-    if _rows(paths.answers) == videos:
-        return
     select = Step(SelectClips, (config, progress), config.select.pool)
     given = (config, model_hash(config.respond.model), progress)
     write = Step(WriteAnswers, given, config.respond.pool, config.respond.batches_in_flight)
@@ -227,12 +249,21 @@ def _rows(folder: str) -> int:
 
 
 def passing_failures(config: GeneratePairsConfig) -> int:
-    """Videos in failures/; an actor that was started again may have written one twice."""
-    folder = RunPaths(config.run).failures
-    if not exists(folder):
+    """Videos in failures/. An actor that was started again may have written one twice, or read it after all."""
+    failed = _ids(RunPaths(config.run).failures)
+    if not failed:
         return 0
+    filesystem, path = resolve(RunPaths(config.run).answers)
+    answered = ds.dataset(path, filesystem=filesystem, format="parquet") if exists(RunPaths(config.run).answers) else None
+    known = pc.field("video_id").isin(list(failed))
+    return len(failed) - (0 if answered is None else answered.count_rows(filter=known))
+
+
+def _ids(folder: str) -> set[str]:
+    if not exists(folder):
+        return set()
     filesystem, path = resolve(folder)
-    return len(pc.unique(ds.dataset(path, filesystem=filesystem, format="parquet").to_table(columns=["video_id"])["video_id"]))
+    return set(ds.dataset(path, filesystem=filesystem, format="parquet").to_table(columns=["video_id"])["video_id"].to_pylist())
 
 
 def count(config: GeneratePairsConfig, videos_in: int) -> dict[str, Any]:
@@ -255,14 +286,21 @@ def count(config: GeneratePairsConfig, videos_in: int) -> dict[str, Any]:
 
 
 def run(config: GeneratePairsConfig, counts: dict[str, Any], report: Callable[[str], None] = print) -> None:
-    """The whole job; fills `counts` as it goes. Raises RuntimeError where a video is not accounted for."""
+    """The whole job, once the manifest is written; fills `counts` as it goes.
+
+    Raises RuntimeError where a video is not accounted for.
+    """
+    videos = counts["videos_in"]
     paths = RunPaths(config.run)
-    counts["videos_in"] = write_manifest(config.videos, paths.videos, config.hash())
-    report(f"{counts['videos_in']} videos in the manifest")
-    with reported(counts["videos_in"], report) as progress:
-        write_answers(config, counts["videos_in"], progress)
-        counts.update(ray.get(progress.speeds.remote()))
+    done = settled(paths)
+    if not done:
+        write_bytes(paths.settings, json.dumps(config.settings(), indent=1).encode())
+    report(f"{videos} videos in the manifest" + (f", {done} of them answered before" if done else ""))
+    if done < videos:
+        with reported(videos - done, report) as progress:
+            write_answers(config, videos, progress)
+            counts.update(ray.get(progress.speeds.remote()))
     write_pairs(config)
-    counts.update(count(config, counts["videos_in"]))
-    if counts["videos_in"] != counts["kept"] + counts["dropped"] + counts["failed"]:
+    counts.update(count(config, videos))
+    if videos != counts["kept"] + counts["dropped"] + counts["failed"]:
         raise RuntimeError(f"videos in are not kept + dropped + failed: {counts}; run the same command again")

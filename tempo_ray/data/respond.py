@@ -3,18 +3,21 @@
 import hashlib
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
-from tempo_ray.config import RespondConfig
+from tempo_ray.config import DecodeConfig, RespondConfig
 from tempo_ray.data import perturb
 from tempo_ray.data.decode import frames_at, opened
+from tempo_ray.data.isolate import Crashed, Isolated, Limits, TookTooLong
 from tempo_ray.data.prompts import Part, PromptSet, Show, read_caption
 from tempo_ray.data.retry import Passing, patiently
 from tempo_ray.data.select import PASSING
-from tempo_ray.models.engine import Completion, Engine, Request
+from tempo_ray.models.engine import Completion, Engine, Refused, Request
 from tempo_ray.models.frames import Frames, UnreadableVideo
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "tempo_ray/answer")
@@ -28,11 +31,61 @@ def request_seed(*key: object) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:4], "little") & 0x7FFFFFFF
 
 
-def read_key_frames(row: Row, max_pixels: int) -> KeyFrames:
-    """Every key frame of a row's clips, by frame number. Raises UnreadableVideo or OSError."""
-    wanted = [index for clip in row["clips"] for index in clip["key_frames"]]
-    with opened(row["uri"]) as source:
-        return frames_at(source, row["decoder"], wanted, max_pixels)
+def decode_key_frames(given: tuple[str, str, list[int], int]) -> KeyFrames:
+    """Frames of a file by number. Raises UnreadableVideo and OSError."""
+    uri, decoder, indices, max_pixels = given
+    with opened(uri) as source:
+        return frames_at(source, decoder, indices, max_pixels)
+
+
+class KeyFrameReader:
+    """Rows of schema.ANSWERS -> the key frames of the kept ones; where they cannot be read, the row becomes a failed one.
+
+    Files are decoded in processes of their own, one for each whole CPU of the actor: a codec that crashes must not take an
+    engine with it.
+    """
+
+    def __init__(self, config: RespondConfig, limits: DecodeConfig) -> None:
+        self._config = config
+        count = max(1, int(config.pool.cpus))
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="key frames")
+        self._idle: SimpleQueue[Isolated] = SimpleQueue()
+        for _ in range(count):
+            self._idle.put(Isolated(Limits(limits.timeout_s, limits.memory_bytes)))
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, KeyFrames]:
+        kept = [row for row in rows if row["status"] == "kept"]
+        read = self._pool.map(self._one, kept)
+        return {row["video_id"]: frames for row, frames in zip(kept, read, strict=True) if frames is not None}
+
+    def _one(self, row: Row) -> KeyFrames | None:
+        indices = [index for clip in row["clips"] for index in clip["key_frames"]]
+        given = (row["uri"], row["decoder"], indices, self._config.key_frame_pixels)
+        apart = self._idle.get()
+        try:
+            return patiently(lambda: apart(decode_key_frames, given), self._config.attempts, Crashed, OSError)
+        except UnreadableVideo as error:
+            fail(row, "undecodable", str(error))
+        except Crashed as error:
+            fail(row, "decoder crashed", str(error))
+        except TookTooLong as error:
+            fail(row, "decoder too slow", str(error))
+        except Passing as error:
+            fail(row, PASSING, str(error))
+        except Exception as error:  # noqa: BLE001, of libraries fed with strangers' files; one file must not end the job
+            fail(row, "not understood", f"{type(error).__name__}: {error}")
+        finally:
+            self._idle.put(apart)
+        return None
+
+
+def refuse(row: Row, error: Refused) -> None:
+    """A prompt of this video is more than the model takes: raise respond.engine.max_model_len, or keep fewer clips a video."""
+    fail(row, "refused by the engine", str(error))
+
+
+def fail(row: Row, reason: str, message: str) -> None:
+    row.update(status="failed", reason=reason, failed_at="respond", message=message, answers=[])
 
 
 def _indices(row: Row, clips: Sequence[int]) -> list[int]:
@@ -97,31 +150,23 @@ class Answerer:
     """Rows of schema.ANSWERS in, the same rows out: those kept have captions and answers now."""
 
     def __init__(
-        self, generate: Callable[[Sequence[Request]], list[Completion]], prompts: PromptSet, config: RespondConfig, seed: int
+        self,
+        generate: Callable[[Sequence[Request]], Sequence[Completion | Refused]],
+        read: Callable[[Sequence[Row]], dict[str, KeyFrames]],
+        prompts: PromptSet,
+        config: RespondConfig,
+        seed: int,
     ) -> None:
         self._generate = generate
+        self._read = read
         self._prompts = prompts
         self._config = config
         self._seed = seed
 
     def __call__(self, rows: Sequence[Row]) -> None:
-        frames: dict[str, KeyFrames] = {}
-        for row in rows:
-            if row["status"] != "kept":
-                continue
-            try:
-                frames[row["video_id"]] = patiently(
-                    lambda: read_key_frames(row, self._config.key_frame_pixels),  # noqa: B023, called at once
-                    self._config.attempts,
-                    OSError,
-                )
-            except UnreadableVideo as error:
-                row.update(status="failed", reason="undecodable", failed_at="respond", message=str(error))
-            except Passing as error:
-                row.update(status="failed", reason=PASSING, failed_at="respond", message=str(error))
-        kept = [row for row in rows if row["video_id"] in frames]
-        self._caption(kept, frames)
-        self._answer(kept, frames)
+        frames = self._read(rows)
+        self._caption([row for row in rows if row["status"] == "kept"], frames)
+        self._answer([row for row in rows if row["status"] == "kept"], frames)
 
     def _caption(self, rows: Sequence[Row], frames: dict[str, KeyFrames]) -> None:
         """Difference captions: each clip but the first is shown beside the one before it."""
@@ -132,15 +177,19 @@ class Answerer:
             seed = request_seed(self._seed, row["video_id"], "caption", clip)
             requests.append(self._request(row, frames, parts, self._config.sampling.caption_tokens, seed))
         for (row, clip), done in zip(clips, self._generate(requests), strict=True):
-            row["clips"][clip].update(
-                caption=read_caption(done.text),
-                caption_finish_reason=done.finish_reason,
-                caption_tokens=done.completion_tokens,
-            )
+            if isinstance(done, Refused):
+                refuse(row, done)
+            else:
+                row["clips"][clip].update(
+                    caption=read_caption(done.text),
+                    caption_finish_reason=done.finish_reason,
+                    caption_tokens=done.completion_tokens,
+                )
 
     def _answer(self, rows: Sequence[Row], frames: dict[str, KeyFrames]) -> None:
         asked = []
         for row in rows:
+            row["answers"] = []
             paraphrase = request_seed(self._seed, row["video_id"], "paraphrase")
             for wanted in wanted_of(row, self._config, self._seed):
                 parts = whole_parts(row, wanted.order, self._config, self._prompts, paraphrase)
@@ -149,10 +198,11 @@ class Answerer:
                 request = self._request(row, frames, parts, self._config.sampling.answer_tokens, seed)
                 asked.append((row, wanted, parts, request))
         answers = self._generate([one[-1] for one in asked])
-        for row in rows:
-            row["answers"] = []
         for (row, wanted, parts, request), done in zip(asked, answers, strict=True):
-            row["answers"].append(self._row(row, wanted, parts, request.seed, done))
+            if isinstance(done, Refused):
+                refuse(row, done)
+            elif row["status"] == "kept":
+                row["answers"].append(self._row(row, wanted, parts, request.seed, done))
 
     def _row(self, row: Row, wanted: Wanted, parts: Sequence[Part], seed: int, done: Completion) -> Row:
         """schema.ANSWER"""

@@ -8,7 +8,7 @@ import numpy as np
 
 from tempo_ray.config import SelectConfig
 from tempo_ray.data import clips, cuts, decode, verdict
-from tempo_ray.data.isolate import Crashed, Isolated, Limits
+from tempo_ray.data.isolate import Crashed, Isolated, Limits, TookTooLong
 from tempo_ray.data.retry import Passing, patiently
 from tempo_ray.models.frames import UnreadableVideo
 
@@ -153,8 +153,12 @@ class Selector:
             return row | failed("undecodable", "decode", error)
         except Crashed as error:
             return row | failed("decoder crashed", "decode", error)
+        except TookTooLong as error:
+            return row | failed("decoder too slow", "decode", error)
         except Passing as error:
             return row | failed(PASSING, "open", error)
+        except Exception as error:  # noqa: BLE001, of libraries fed with strangers' files; one file must not end the job
+            return row | failed("not understood", "decode", RuntimeError(f"{type(error).__name__}: {error}"))
 
     def _facts(self, uri: str) -> Row:
         seen = self._patiently(look, (uri, self._config))

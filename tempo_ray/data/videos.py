@@ -67,17 +67,23 @@ def _walk_local(folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, int 
 
 
 def _in_list(config: VideosConfig, filesystem: fs.FileSystem, path: str) -> Iterator[Row]:
+    for line, uri in enumerate(_lines(config, filesystem, path), 1):
+        if not uri:
+            raise NoVideos(f"videos.input={config.input}: no uri in row {line}; take that row out")
+        absolute = "://" in uri or uri.startswith("/")
+        yield _row(uri if absolute else posixpath.join(posixpath.dirname(config.input), uri), None)
+
+
+def _lines(config: VideosConfig, filesystem: fs.FileSystem, path: str) -> Iterator[str | None]:
     if path.endswith(".txt"):
         with filesystem.open_input_stream(path) as stream:
-            for line in io.TextIOWrapper(stream, "utf-8"):
-                if uri := line.strip():
-                    yield _row(uri, None)
+            yield from (line.strip() for line in io.TextIOWrapper(stream, "utf-8") if line.strip())
         return
     data = ds.dataset(path, filesystem=filesystem, format="parquet")
     if "uri" not in data.schema.names:
         raise NoVideos(f"videos.input={config.input}: no column uri in it; it has {', '.join(data.schema.names)}")
     for batch in data.to_batches(columns=["uri"]):
-        yield from (_row(uri, None) for uri in batch["uri"].to_pylist())
+        yield from batch["uri"].to_pylist()
 
 
 def _in_folder(config: VideosConfig, filesystem: fs.FileSystem, path: str) -> Iterator[Row]:
@@ -109,7 +115,10 @@ def _listed(config: VideosConfig) -> Iterator[Row]:
 
 
 def list_videos(config: VideosConfig) -> Iterator[Row]:
-    """The videos of the input (schema.VIDEO), never all in memory at once. Raises NoVideos where there is none."""
+    """The videos of the input (schema.VIDEO), a folder or a batch of a list in memory at a time.
+
+    Raises NoVideos where there is none, or where a folder cannot be listed.
+    """
     count = -1
     try:
         for count, row in enumerate(_listed(config)):

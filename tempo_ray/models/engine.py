@@ -65,10 +65,12 @@ def engine_kwargs(config: EngineConfig, cpu: bool) -> dict[str, Any]:
 
 
 def model_hash(path: str) -> str:
-    """First 12 hex digits of the SHA-256 over a model folder's config and weights; the name itself for a hub model."""
+    """First 12 hex digits of the SHA-256 over a model folder's config and weights; of a hub model, those of its commit."""
     folder = Path(path)
     if not folder.is_dir():
-        return path
+        from transformers import AutoConfig
+
+        return str(AutoConfig.from_pretrained(path)._commit_hash)[:12]
     digest = hashlib.sha256()
     for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
         digest.update(file.name.encode())
@@ -77,15 +79,27 @@ def model_hash(path: str) -> str:
     return digest.hexdigest()[:12]
 
 
+class Refused(ValueError):
+    """This request cannot be answered, and would not be another time; the message is vLLM's: longer than max_model_len, say."""
+
+
 class EngineDied(RuntimeError):
     """The engine cannot answer any more; what was asked of it is to be asked of another."""
+
+
+def completions(answers: Sequence[Completion | Refused]) -> list[Completion]:
+    """The same, for who asks nothing that can be refused. Raises Refused."""
+    for answer in answers:
+        if isinstance(answer, Refused):
+            raise answer
+    return [answer for answer in answers if isinstance(answer, Completion)]
 
 
 @dataclass(frozen=True)
 class _Asked:
     prompt: dict[str, Any]
     params: Any
-    answer: "Future[Completion]"
+    answer: "Future[Completion | Refused]"
 
 
 class Engine:
@@ -96,19 +110,17 @@ class Engine:
         self.model = model
         self._sampling = sampling
         self._asked: SimpleQueue[_Asked | None] = SimpleQueue()
-        self._waiting: dict[str, Future[Completion]] = {}
+        self._waiting: dict[str, Future[Completion | Refused]] = {}
         self._died: BaseException | None = None
         self._closing = False
+        self._refusals: tuple[type[Exception], ...] = ()
         started: Future[Any] = Future()
         self._thread = threading.Thread(target=self._run, args=(config, threads, started), name="engine", daemon=True)
         self._thread.start()
         self._llm = started.result()
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """The completions in the order of the requests.
-
-        Raises EngineDied, and ValueError where a request cannot be answered: longer than max_model_len, say.
-        """
+    def generate(self, requests: Sequence[Request]) -> list[Completion | Refused]:
+        """The completions in the order of the requests. Raises EngineDied."""
         from vllm import SamplingParams
 
         from tempo_ray.models.vlm import chat_text, load_processor
@@ -116,7 +128,7 @@ class Engine:
         if not requests:
             return []
         processor = load_processor(self.model)
-        answers: list[Future[Completion]] = []
+        answers: list[Future[Completion | Refused]] = []
         for request in requests:
             prompt: dict[str, Any] = {"prompt": chat_text(processor, request.parts)}
             if request.videos:
@@ -134,13 +146,13 @@ class Engine:
             self._asked.put(_Asked(prompt, params, answers[-1]))
         return [self._result(answer) for answer in answers]
 
-    def _result(self, answer: "Future[Completion]") -> Completion:
+    def _result(self, answer: "Future[Completion | Refused]") -> Completion | Refused:
         while True:
             try:
                 return answer.result(timeout=1.0)
             except TimeoutError:
-                if self._died is not None:  # a request that was put after the thread had ended
-                    raise EngineDied(f"the engine died: {self._died}") from self._died
+                if not self._thread.is_alive() and not answer.done():  # a request that was put after the thread had ended
+                    raise EngineDied(f"the engine has ended: {self._died or 'it was closed'}") from self._died
 
     def counters(self) -> dict[str, float]:
         """vLLM's counters since the start, by name: `mm_cache_queries`, `mm_cache_hits`, `generation_tokens` ..."""
@@ -160,8 +172,10 @@ class Engine:
         """The engine's thread: takes what was asked, steps the engine, hands out what is done."""
         import torch
         from vllm import LLM
+        from vllm.exceptions import VLLMClientError
         from vllm.platforms import current_platform
 
+        self._refusals = (ValueError, VLLMClientError)
         try:
             if threads is not None:
                 torch.set_num_threads(threads)  # it holds for the calling thread
@@ -193,8 +207,8 @@ class Engine:
                 continue
             try:
                 (name,) = llm.enqueue([asked.prompt], [asked.params], use_tqdm=False)
-            except ValueError as error:  # this request alone is at fault: longer than max_model_len, say
-                asked.answer.set_exception(error)
+            except self._refusals as error:  # this request alone is at fault
+                asked.answer.set_result(Refused(str(error).splitlines()[0]))
             else:
                 # vLLM adds eight random characters to the id under which it gives the answer
                 self._waiting[name.rpartition("-")[0] or name] = asked.answer

@@ -15,12 +15,12 @@ import av
 import av.error
 import decord
 import numpy as np
-import torch
+from av.video.reformatter import VideoReformatter
 
 from tempo_ray.config import FramesConfig
 from tempo_ray.paths import read_bytes
 
-DECORD_ERRORS = (decord.DECORDError, RuntimeError, IndexError)
+DECORD_ERRORS = (decord.DECORDError, RuntimeError, IndexError, AssertionError)
 """What decord raises for a file that it cannot open or a frame that it cannot decode."""
 
 
@@ -62,6 +62,8 @@ def sample_indices(total: int, fps: float, config: FramesConfig, model_type: str
     Qwen2-VL and Qwen2.5-VL step evenly from the first frame; Qwen3-VL spans the first to the last. Both as the loaders of
     vLLM 0.32 and of transformers 5.19 do it.
     """
+    import torch  # here alone: processes that decode do without
+
     if total < 1:
         raise UnreadableVideo("no frames")
     if total == 1:
@@ -93,7 +95,7 @@ def video_stream(
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """An open container and the largest of its video streams, decoded by one thread. Raises UnreadableVideo."""
     try:
-        container = av.open(source, "r")
+        container = av.open(source, "r", metadata_errors="replace")
     except av.error.FFmpegError as error:
         raise UnreadableVideo(f"not a readable video: {error.strerror}") from error
     with container:
@@ -106,12 +108,19 @@ def video_stream(
 
 
 def picked(source: str | BinaryIO, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames by number, in rising order, (height, width, 3) uint8 RGB, upright; those that are not there are left out."""
+    """Frames by number, in rising order, (height, width, 3) uint8 RGB, upright; those that are not there are left out.
+
+    All of the size of the video's first frame, where it changes on the way.
+    """
     wanted = set(indices)
+    scaled = VideoReformatter()
+    size: tuple[int, int] | None = None
     with video_stream(source) as (container, stream):
         for number, frame in enumerate(container.decode(stream)):
+            size = size or (frame.width, frame.height)
             if number in wanted:
-                yield number, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90 % 4))
+                pixels = scaled.reformat(frame, *size, "rgb24").to_ndarray()
+                yield number, np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90 % 4))
             if number >= max(wanted):
                 return
 

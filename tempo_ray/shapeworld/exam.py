@@ -10,7 +10,7 @@ import numpy as np
 
 from tempo_ray.config import EngineConfig, SamplingConfig
 from tempo_ray.data.prompts import read_caption
-from tempo_ray.models.engine import Engine, Request
+from tempo_ray.models.engine import Engine, Request, completions
 from tempo_ray.models.vlm import load_model_config
 from tempo_ray.shapeworld.pretrain import Example, Tasks
 from tempo_ray.shapeworld.story import COLORS, SHAPES
@@ -53,7 +53,7 @@ def examine(folder: Path, stories: int = 200, seed: int = 0) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
         examples = [getattr(tasks, name)(rng) for _ in range(stories)]
         requests = [Request(tuple(one.parts), tuple(one.videos), 160, number) for number, one in enumerate(examples)]
-        return examples, [done.text for done in engine.generate(requests)]
+        return examples, [done.text for done in completions(engine.generate(requests))]
 
     figures: dict[str, Any] = {"stories": stories}
     for name in ("first_clip", "next_clip"):

@@ -49,17 +49,17 @@ def row(*answers: dict[str, Any]) -> dict[str, Any]:
 def test_each_rule(chosen: dict[str, Any], rejected: dict[str, Any], broken: list[str]) -> None:
     judged = row(chosen, rejected)
     assert broken_rules(judged, PairsConfig()) == broken
-    assert len(make_pairs(judged, ("p",), PairsConfig(), 0)) == (not broken)
+    assert len(make_pairs(judged, ("p",), PairsConfig(), 0, "h")) == (not broken)
 
 
 def test_a_pair_carries_its_origin_and_is_drawn_alike_again() -> None:
     judged = row(answer("clean", "a b c"), answer("shuffle", "c b a", order=[3, 2, 1, 0], order_distance=1.0))
-    pair, *none = make_pairs(judged, tuple("pqrstu"), PairsConfig(), 7)
+    pair, *none = make_pairs(judged, tuple("pqrstu"), PairsConfig(), 7, "h")
     assert not none
     assert set(pair) == set(PAIR.names)
     assert pair["text_distance"] == pytest.approx(2 / 3)
     assert all(rule["passed"] for rule in pair["rules"])
-    assert make_pairs(judged, tuple("pqrstu"), PairsConfig(), 7) == [pair]
+    assert make_pairs(judged, tuple("pqrstu"), PairsConfig(), 7, "h") == [pair]
 
 
 def test_distances_by_hand() -> None:

@@ -227,6 +227,12 @@ def test_lists_of_videos(tmp_path: Path) -> None:
     assert write_manifest(VideosConfig(input=str(tmp_path / "l.parquet")), manifest, "h") == 3
     with pytest.raises(NoVideos, match="no column uri"):
         list(list_videos(VideosConfig(input=str(tmp_path / "other.parquet"))))
+    (tmp_path / "relative.txt").write_text("sub/e.mp4\ns3://bucket/f.mp4\n")
+    rows = list_videos(VideosConfig(input=str(tmp_path / "relative.txt")))
+    assert [row["uri"] for row in rows] == [str(tmp_path / "sub/e.mp4"), "s3://bucket/f.mp4"]
+    pq.write_table(pa.table({"uri": ["/x/c.mp4", None]}), tmp_path / "null.parquet")
+    with pytest.raises(NoVideos, match="no uri in row 2"):
+        list(list_videos(VideosConfig(input=str(tmp_path / "null.parquet"))))
 
 
 def test_a_file_that_may_not_be_read_now_is_to_be_tried_again(tmp_path: Path) -> None:

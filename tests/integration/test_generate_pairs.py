@@ -19,6 +19,7 @@ import pytest
 from tempo_ray.schema import ANSWERS, PAIR, SCHEMA_VERSION
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
+from tests import horrors
 
 ROOT = Path(__file__).parents[2]
 GOOD = 6
@@ -128,7 +129,7 @@ def test_videos_are_ranked_by_richness(done: Path) -> None:
 
 
 def test_export_is_what_trainers_read(done: Path) -> None:
-    """Each as its documented schema says; Hugging Face datasets reads TRL's and infers what TRL calls conversational."""
+    """Field by field as each project documents it: roles, the place of <video>, the names of the columns."""
     pairs = ds.dataset(done / "pairs", format="parquet").to_table().to_pylist()
     rows = {}
     for form in ("trl", "ms_swift", "llama_factory"):
@@ -176,6 +177,51 @@ def test_a_folder_without_a_video_to_keep_ends_well(videos: Path, tmp_path: Path
     finished = run(*CONFIG, f"run={tmp_path / 'run'}", f"videos.input={few}")
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert "videos in 2 = kept 0 + dropped 1 + failed 1; answers 0; pairs 0" in finished.stdout
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary" / "generate_pairs.json").read_text())
+
+
+def test_horrors_end_as_the_right_rows_and_what_passes_is_tried_again(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "run"
+    folder.mkdir()
+    expected = horrors.make(folder)
+    (folder / "closed.mp4").write_bytes((folder / "good.mp4").read_bytes())
+    words = [*CONFIG, f"run={out}", f"videos.input={folder}", "respond.form=video", "select.decode.attempts=1"]
+    with subprocess.Popen(
+        [sys.executable, "jobs/generate_pairs.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        listed = next(line for line in process.stdout if "in the manifest" in line)
+        (folder / "removed.mp4").unlink()
+        # as for who may not read it, whoever runs this: a link that leads round in a circle cannot be opened either
+        (folder / "closed.mp4").unlink()
+        (folder / "closed.mp4").symlink_to(folder / "closed.mp4")
+        said = process.stdout.read()
+    assert process.returncode == 0, said[-3000:]
+    assert listed.startswith(f"{len(expected) + 1} videos")
+    rows = ds.dataset(out / "answers", format="parquet").to_table().to_pylist()
+    found = {Path(row["uri"]).name: (row["status"], row["reason"] and row["reason"].split(" (")[0]) for row in rows}
+    passing = {name for name, (_, reason) in expected.items() if reason == "cannot be read now"} | {"closed.mp4"}
+    assert found == {name: outcome for name, outcome in expected.items() if name not in passing}
+    first = summary(out)
+    assert (first["to_try_again"], first["videos_in"]) == (len(passing), len(expected) + 1)
+    assert {pair["form"] for pair in ds.dataset(out / "pairs", format="parquet").to_table(columns=["form"]).to_pylist()} == {
+        "video"
+    }
+
+    (folder / "closed.mp4").unlink()
+    shutil.copy(folder / "good.mp4", folder / "closed.mp4")
+    again = run(*words)
+    assert again.returncode == 0, again.stderr[-3000:]
+    second = summary(out)
+    assert (second["to_try_again"], second["kept"]) == (len(passing) - 1, first["kept"] + 1)
+    assert (second["dropped"], second["videos_in"]) == (first["dropped"], first["videos_in"])
+
+    other = run(*words[:-2], "respond.form=caption")
+    assert other.returncode == 2
+    assert "was begun with respond.form=video, not caption" in other.stderr
 
 
 @pytest.mark.parametrize(

@@ -24,19 +24,29 @@ def test_stock_transformers_loads_the_folder(family: str) -> None:
     assert AutoProcessor.from_pretrained(folder).chat_template
 
 
-def test_seeded_prompts_beyond_one_step_are_all_answered() -> None:
-    """More prompt tokens than the engine computes in a step; vLLM 0.32 on CPU dies of it unless prompts are kept whole."""
+def test_the_engine_answers_refuses_and_ends() -> None:
+    """More seeded prompt tokens than it computes in a step, of which vLLM 0.32 on CPU dies unless prompts are kept whole; one
+    prompt that is too long, which costs itself alone; and a question after the end.
+    """
     script = f"""
 from tempo_ray.config import SamplingConfig
-from tempo_ray.models.engine import Engine, Request
+from tempo_ray.models.engine import Engine, EngineDied, Refused, Request
 from tempo_ray.shapeworld.exam import ENGINE
 engine = Engine({str(MODELS / "qwen3_vl")!r}, ENGINE, SamplingConfig())
-stories = [f"{{number}}. " + "A red square grows. " * 60 for number in range(48)]
-print(len(engine.generate([Request((story,), (), 8, seed) for seed, story in enumerate(stories)])))
+stories = [f"{{number}}. " + "A red square grows. " * 60 for number in range(48)] + ["A red square grows. " * 900]
+requests = [Request((story,), (), 8, seed) for seed, story in enumerate(stories)]
+answers = engine.generate(requests)
+print([isinstance(answer, Refused) for answer in answers].index(True), len(answers), "2048" in str(answers[-1]))
+print(engine.generate(requests[:2]) == answers[:2])
+engine.close()
+try:
+    engine.generate(requests[:1])
+except EngineDied as error:
+    print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split()[-1] == "48"
+    assert done.stdout.splitlines()[-3:] == ["48 49 True", "True", "the engine has ended: it was closed"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
