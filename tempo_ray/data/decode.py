@@ -189,3 +189,10 @@ def frames_at(source: Source, decoder: str, indices: Sequence[int], max_pixels: 
     if len(found) < len(wanted):
         raise UnreadableVideo(f"frame {next(index for index in wanted if index not in found)} is announced and not there")
     return found
+
+
+def frames_of(given: tuple[str, str, Sequence[int], int]) -> dict[int, np.ndarray]:
+    """`frames_at` of (URI, decoder, indices, max_pixels): what a process of its own is asked. Raises OSError too."""
+    uri, decoder, indices, max_pixels = given
+    with opened(uri) as source:
+        return frames_at(source, decoder, indices, max_pixels)

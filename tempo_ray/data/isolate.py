@@ -82,9 +82,14 @@ class Isolated:
         self._process = self._context.Process(target=_work, args=(self._limits, theirs), daemon=True)
         self._process.start()
         theirs.close()
+        self._up = False
+
+    def _wait_until_up(self) -> None:
+        """At the first call and not before: whoever makes this has other things to load meanwhile."""
         if not self._pipe.poll(self.START_SECONDS):
             raise RuntimeError(f"a child process did not start within {self.START_SECONDS:.0f} s")
         self._pipe.recv()
+        self._up = True
 
     @property
     def pid(self) -> int | None:
@@ -94,6 +99,8 @@ class Isolated:
         """Raises what the function raises, Crashed, and TookTooLong."""
         if not self._process.is_alive():  # ended from outside while it was idle
             self._restart()
+        if not self._up:
+            self._wait_until_up()
         self._pipe.send((function, given))
         try:
             if not self._pipe.poll(self._limits.seconds):

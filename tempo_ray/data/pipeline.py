@@ -53,9 +53,9 @@ class WriteAnswers:
 
     def __init__(self, config: GeneratePairsConfig, hashed: str, progress: Any) -> None:
         self._stamp = {"model": config.respond.model, "model_hash": hashed, "config_hash": config.hash()}
+        read = respond.KeyFrameReader(config.respond, config.select.decode)  # its processes start while the engine does
         self._engine = respond.make_engine(config.respond, max(1, int(config.respond.pool.cpus)))
         prompts = PROMPT_SETS[prompts_name(config.respond.model)]
-        read = respond.KeyFrameReader(config.respond, config.select.decode)
         self._answer = respond.Answerer(self._engine.generate, read, prompts, config.respond, config.seed)
         self._failures = RunPaths(config.run).failures
         self._schema = schema.with_metadata(schema.ANSWERS, config.hash())

@@ -12,7 +12,7 @@ import numpy as np
 
 from tempo_ray.config import DecodeConfig, RespondConfig
 from tempo_ray.data import perturb
-from tempo_ray.data.decode import frames_at, opened
+from tempo_ray.data.decode import frames_of
 from tempo_ray.data.isolate import Crashed, Isolated, Limits, TookTooLong
 from tempo_ray.data.prompts import Part, PromptSet, Show, read_caption
 from tempo_ray.data.retry import Passing, patiently
@@ -29,13 +29,6 @@ KeyFrames = dict[int, np.ndarray]
 def request_seed(*key: object) -> int:
     """A sampling seed that depends on the key alone: a video answered again gets the same texts from the same engine."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:4], "little") & 0x7FFFFFFF
-
-
-def decode_key_frames(given: tuple[str, str, list[int], int]) -> KeyFrames:
-    """Frames of a file by number. Raises UnreadableVideo and OSError."""
-    uri, decoder, indices, max_pixels = given
-    with opened(uri) as source:
-        return frames_at(source, decoder, indices, max_pixels)
 
 
 class KeyFrameReader:
@@ -63,7 +56,7 @@ class KeyFrameReader:
         given = (row["uri"], row["decoder"], indices, self._config.key_frame_pixels)
         apart = self._idle.get()
         try:
-            return patiently(lambda: apart(decode_key_frames, given), self._config.attempts, Crashed, OSError)
+            return patiently(lambda: apart(frames_of, given), self._config.attempts, Crashed, OSError)
         except UnreadableVideo as error:
             fail(row, "undecodable", str(error))
         except Crashed as error:
