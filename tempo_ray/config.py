@@ -251,9 +251,9 @@ class GeneratePairsConfig(Config):
 
     def settings(self) -> dict[str, Any]:
         """What a row of answers depends on, by dotted name; not how many hold the work, nor how long they wait."""
-        kept = {
-            "seed": ...,
-            "select": {"cuts": ..., "clips": ..., "verdict": ..., "decode": {"short_side", "embed_pixels", "max_seconds"}},
+        kept: dict[str, Any] = {
+            "seed": True,
+            "select": {"cuts": True, "clips": True, "verdict": True, "decode": {"short_side", "embed_pixels", "max_seconds"}},
             "respond": {
                 *("model", "form", "types", "strengths", "levels", "clean_samples", "frames", "key_frame_pixels", "sampling"),
             },

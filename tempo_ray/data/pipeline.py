@@ -179,7 +179,8 @@ def settled(paths: RunPaths) -> int:
     torn, and go. The many small files of the ledger become one, since Ray Data reads a ledger file by file in one task: 625 of
     them take it 20 s, and 6,250 a quarter of an hour. A run that dies in here leaves an id twice, which means the same.
     """
-    pending, committed = [], []
+    pending: list[str] = []
+    committed: list[str] = []
     for file in _files(paths.ledger):
         (pending if file.endswith(_PENDING) else committed).append(file)
     filesystem, _ = resolve(paths.ledger)
