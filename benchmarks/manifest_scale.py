@@ -21,7 +21,7 @@ import pyarrow as pa
 from benchmarks.measure import report
 from tempo_ray.cluster import connect
 from tempo_ray.config import Pool, RayConfig, VideosConfig
-from tempo_ray.data.pipeline import Step, stream
+from tempo_ray.data.pipeline import Step, settled, stream
 from tempo_ray.data.videos import write_manifest
 from tempo_ray.paths import RunPaths
 from tempo_ray.schema import ANSWERS
@@ -61,6 +61,7 @@ def once(rows: int) -> dict[str, Any]:
         steps = [Step(NoSelect, (), pool), Step(NoAnswers, (), pool, together=3)]
         for name in ("chain", "again"):
             began = time.perf_counter()
+            assert settled(paths) == (rows if name == "again" else 0)
             stream(paths, rows, steps)
             found |= {f"{name}_s": round(time.perf_counter() - began, 2), f"{name}_mb": peak_mb()}
         files = {kind: sum(1 for _ in (Path(paths.root) / kind).iterdir()) for kind in ("videos", "answers", "ledger")}
