@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from benchmarks.measure import report
-from tempo_ray.config import GeneratePairsConfig, load_config
+from tempo_ray.arguments import load_config
+from tempo_ray.config import GeneratePairsConfig
 from tempo_ray.data.prompts import PROMPT_SETS
 from tempo_ray.data.respond import Answerer, KeyFrameReader, make_engine
 from tempo_ray.models.check import prompts_name

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from tempo_ray.config import DemoConfig, parse_args
+from tempo_ray.arguments import parse_args
+from tempo_ray.config import DemoConfig
 
 STEPS = ("world", "pairs", "tempo", "sft", "answers")
 

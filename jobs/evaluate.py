@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tempo_ray.config import EvaluateConfig, parse_args
+from tempo_ray.arguments import parse_args
+from tempo_ray.config import EvaluateConfig
 from tempo_ray.job import BadInput, running
 from tempo_ray.paths import RunPaths
 

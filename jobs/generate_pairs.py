@@ -12,7 +12,8 @@ python jobs/generate_pairs.py rank run=runs/try                  how rich in tim
 import sys
 from typing import Any, get_args
 
-from tempo_ray.config import ExplainConfig, ExportConfig, ExportFormat, GeneratePairsConfig, RankConfig, parse_args
+from tempo_ray.arguments import parse_args
+from tempo_ray.config import ExplainConfig, ExportConfig, ExportFormat, GeneratePairsConfig, RankConfig
 
 
 def refuse(message: str) -> None:

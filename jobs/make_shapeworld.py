@@ -7,7 +7,8 @@
 
 from pathlib import Path
 
-from tempo_ray.config import MakeShapeworldConfig, parse_args
+from tempo_ray.arguments import parse_args
+from tempo_ray.config import MakeShapeworldConfig
 
 
 def main() -> None:

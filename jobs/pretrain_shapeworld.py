@@ -13,7 +13,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from tempo_ray.config import PretrainConfig, parse_args
+from tempo_ray.arguments import parse_args
+from tempo_ray.config import PretrainConfig
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ import time
 from types import FrameType
 from typing import Any
 
-from tempo_ray.config import ServeConfig, parse_args
+from tempo_ray.arguments import parse_args
+from tempo_ray.config import ServeConfig
 from tempo_ray.job import BadInput, running
 
 APP = "tempo_ray"

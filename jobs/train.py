@@ -7,7 +7,8 @@ model and facts, and RUN/train/tensorboard its curves. The same command goes on 
 an unfinished one starts from its last save.
 """
 
-from tempo_ray.config import TrainConfig, parse_args
+from tempo_ray.arguments import parse_args
+from tempo_ray.config import TrainConfig
 
 
 def main() -> None:

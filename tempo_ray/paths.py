@@ -124,7 +124,7 @@ def writing(uri: str) -> Iterator[pa.NativeFile]:
         with filesystem.open_output_stream(part) as stream:
             yield stream
         filesystem.move(part, path)
-    except BaseException:
+    except BaseException:  # whatever ends the writing, an interrupt too, leaves no half file behind, and passes on
         with suppress(OSError):
             filesystem.delete_file(part)
         raise

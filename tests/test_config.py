@@ -8,15 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tempo_ray.config import (
-    ConfigError,
-    EvaluateConfig,
-    GeneratePairsConfig,
-    MakeShapeworldConfig,
-    ServeConfig,
-    TrainConfig,
-    load_config,
-)
+from tempo_ray.arguments import ConfigError, load_config
+from tempo_ray.config import EvaluateConfig, GeneratePairsConfig, MakeShapeworldConfig, ServeConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
 PAIRS = ["run=r", "videos.input=v", "respond.model=m"]

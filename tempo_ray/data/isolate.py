@@ -99,14 +99,14 @@ class Isolated:
         """Raises what the function raises, Crashed, and TookTooLong."""
         if not self._process.is_alive():  # ended from outside while it was idle
             self._restart()
-        if not self._up:
-            self._wait_until_up()
-        self._pipe.send((function, given))
         try:
+            if not self._up:
+                self._wait_until_up()
+            self._pipe.send((function, given))
             if not self._pipe.poll(self._limits.seconds):
                 raise TookTooLong(f"took longer than {self._limits.seconds:g} s")
             made, error = self._pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionResetError, BrokenPipeError):
             self._process.join(10)
             code = self._process.exitcode
             how = signal.Signals(-code).name if code is not None and code < 0 else f"status {code}"

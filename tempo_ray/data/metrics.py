@@ -19,12 +19,14 @@ class Progress:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._answers: list[tuple[float, float]] = []
+        self._first_asked: float | None = None
+        self._last_answered = 0.0
 
     def add(self, counts: Mapping[str, float]) -> None:
         self._counts.update(counts)
         if "tokens" in counts:
-            self._answers.append((time.monotonic(), self._counts["tokens"]))
+            self._last_answered = time.monotonic()
+            self._first_asked = self._first_asked or self._last_answered
 
     def counts(self) -> dict[str, float]:
         return dict(self._counts)
@@ -33,7 +35,7 @@ class Progress:
         """Generated tokens per second, from the first question that an engine was asked to the last answer; and the share of
         the media shown to an engine that it knew already. None where there was none.
         """
-        spent = self._answers[-1][0] - self._answers[0][0] if self._answers else 0.0
+        spent = 0.0 if self._first_asked is None else self._last_answered - self._first_asked
         media = self._counts["media"]
         return {
             "tokens_per_second": round(self._counts["tokens"] / spent, 1) if spent else None,

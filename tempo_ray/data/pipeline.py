@@ -4,6 +4,7 @@ import json
 import math
 import os
 import posixpath
+import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -67,6 +68,7 @@ class WriteAnswers:
         try:
             self._answer(rows)
         except EngineDied:
+            traceback.print_exc()
             os._exit(1)  # Ray starts the actor again and gives it the same rows; a dead engine would fail them all
         self._meter.answered(rows, self._engine.counters())
         passing = [row for row in rows if row["reason"] == PASSING]

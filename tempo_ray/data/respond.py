@@ -39,7 +39,8 @@ class KeyFrameReader:
     """
 
     def __init__(self, config: RespondConfig, limits: DecodeConfig) -> None:
-        self._config = config
+        self._max_pixels = config.key_frame_pixels
+        self._attempts = limits.attempts
         count = max(1, int(config.pool.cpus))
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="key frames")
         self._idle: SimpleQueue[Isolated] = SimpleQueue()
@@ -53,10 +54,10 @@ class KeyFrameReader:
 
     def _one(self, row: Row) -> KeyFrames | None:
         indices = [index for clip in row["clips"] for index in clip["key_frames"]]
-        given = (row["uri"], row["decoder"], indices, self._config.key_frame_pixels)
+        given = (row["uri"], row["decoder"], indices, self._max_pixels)
         apart = self._idle.get()
         try:
-            return patiently(lambda: apart(frames_of, given), self._config.attempts, Crashed, OSError)
+            return patiently(lambda: apart(frames_of, given), self._attempts, Crashed, OSError)
         except UnreadableVideo as error:
             fail(row, "undecodable", str(error))
         except Crashed as error:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tempo_ray.config import TrainConfig, load_config
+from tempo_ray.arguments import load_config
+from tempo_ray.config import TrainConfig
 from tempo_ray.models.vlm import load_model, load_model_config, load_processor
 from tempo_ray.schema import PAIR
 from tempo_ray.shapeworld import language

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tempo_ray.config import TrainConfig, load_config
+from tempo_ray.arguments import load_config
+from tempo_ray.config import TrainConfig
 from tempo_ray.job import BadInput
 from tempo_ray.schema import PAIR
 from tempo_ray.train.plan import digest, make_plan, resolved
