@@ -25,6 +25,17 @@ def _absolute_folder(model: str) -> str:
 
 Location = Annotated[str, AfterValidator(_absolute)]
 """A local path, made absolute, or a URI that Arrow knows."""
+
+
+def _plain(uri: str) -> str:
+    """Ray Data parses a run's URIs its own way, in which a space is an error and a % begins a code."""
+    if "://" in uri and any(letter.isspace() or letter in "%?#" for letter in uri):
+        raise ValueError(f"{uri}: a run directory in a store has no spaces, %, ? or # in its name; give another one")
+    return uri
+
+
+RunLocation = Annotated[Location, AfterValidator(_plain)]
+"""A local path, made absolute, or a URI that Arrow and Ray know alike."""
 ModelName = Annotated[str, AfterValidator(_absolute_folder)]
 """A model's folder, made absolute, or its hub name."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -233,7 +244,7 @@ class PairsConfig(Config):
 class GeneratePairsConfig(Config):
     """A folder of videos -> preference pairs."""
 
-    run: Location
+    run: RunLocation
     """Run directory: everything this job writes lies under it. The same command on the same run goes on where it stopped."""
     seed: int = 0
     videos: VideosConfig

@@ -27,6 +27,7 @@ def test_overrides_come_after_the_file(tmp_path: Path) -> None:
     [
         (GeneratePairsConfig, [*PAIRS, "respond.pool.maxsize=2"], "respond.pool.maxsize: no such key; keys here: min_size"),
         (GeneratePairsConfig, PAIRS[1:], "run: missing"),
+        (GeneratePairsConfig, ["run=s3://b/a run", *PAIRS[1:]], "has no spaces"),
         (GeneratePairsConfig, [*PAIRS, "respond.pool.min_size=3"], "raise max_size"),
         (GeneratePairsConfig, [*PAIRS, "seed"], "written key=value"),
         (GeneratePairsConfig, [*PAIRS, "respond.engine.tensor_parallel_size=2"], "pool.gpus is 1: raise it"),

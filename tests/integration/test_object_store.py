@@ -123,6 +123,6 @@ def test_a_store_that_fails_one_request_in_ten_changes_nothing(
     undisturbed = submitted("films/run", store, bucket)
     application, _ = store
     application.fail_every = 10
-    disturbed = submitted("films/run that fails", store, bucket)
+    disturbed = submitted("films/run-that-fails", store, bucket)
     assert application.failed > 0
     assert disturbed == undisturbed
