@@ -6,6 +6,7 @@ started again with the same file for ever.
 
 import ctypes
 import multiprocessing
+import os
 import resource
 import signal
 import sys
@@ -49,6 +50,7 @@ def _data_bytes() -> int:
 
 def _work(limits: Limits, pipe: Connection) -> None:
     _die_with_parent()
+    os.nice(5)  # on a node that they share, a decoder gives way to an engine
     pipe.send(None)  # it is up
     limited = False
     while True:
