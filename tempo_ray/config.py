@@ -387,7 +387,10 @@ class TrainConfig(Config):
     seed: int = 0
     frames: FramesConfig = FramesConfig()
     max_tokens: Positive = 16384
-    """Longest sequence, all answers of a group included; a longer one is counted and skipped by all workers alike."""
+    """Tokens of a packed row, all answers of its groups included; a group that is longer is counted and skipped by all workers
+    alike."""
+    attention: Literal["auto", "sdpa", "flex"] = "auto"
+    """How packed groups attend: FlexAttention, or SDPA group by group; `auto` takes flex with GPUs and sdpa without."""
     align: AlignConfig = AlignConfig()
     sft: SftConfig = SftConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()

@@ -35,23 +35,31 @@ def load_model_config(path: str) -> PretrainedConfig:
     return AutoConfig.from_pretrained(path)
 
 
-def load_model(path: str, dtype: torch.dtype) -> PreTrainedModel:
-    return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+def load_model(path: str, dtype: torch.dtype, attention: str | dict[str, str] = "sdpa") -> PreTrainedModel:
+    """`attention` is one name of transformers', or one for each of the model's configs."""
+    return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attention)
 
 
-def user_message(parts: Sequence[str | None]) -> list[dict[str, Any]]:
+def user_message(parts: Sequence[str | None]) -> dict[str, Any]:
     """One user turn; None stands for a video, in the order of the frames given beside it."""
     content = [{"type": "video"} if part is None else {"type": "text", "text": part} for part in parts]
-    return [{"role": "user", "content": content}]
+    return {"role": "user", "content": content}
 
 
-def chat_text(processor: Any, parts: Sequence[str | None]) -> str:
-    """The prompt as text, up to where the assistant's answer begins; one placeholder a video.
+def chat_text(
+    processor: Any, parts: Sequence[str | None], system: str | None = None, turns: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The prompt as text, up to where the assistant's answer begins; one placeholder a video. `turns` are the answer to what
+    was asked and the next question, as often as there were any.
 
     The markers round a Qwen3-VL video go: transformers 5.19 and vLLM 0.32 would leave them standing around the per-frame
     ones; the model's pre-training has the per-frame ones alone.
     """
-    text = processor.apply_chat_template(user_message(parts), add_generation_prompt=True, tokenize=False)
+    messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    messages.append(user_message(parts))
+    for answer, question in turns:
+        messages += [{"role": "assistant", "content": answer}, user_message([question])]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return text.replace(_VIDEO, "<|video_pad|>") if isinstance(processor, Qwen3VLProcessor) else text
 
 

@@ -1,11 +1,11 @@
-"""Group -> one sequence (prompt once, then every answer); sequences -> a batch of tensors.
+"""Group -> one sequence (prompt once, then every answer); sequences -> rows of packed groups, without padding.
 
 All answers of a group restart at the position after the prompt and see the prompt and themselves only, so that each has
 the log-probs that it has alone, while the video is encoded once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,12 @@ from transformers import PretrainedConfig
 from tempo_ray.config import FramesConfig
 from tempo_ray.models.frames import Frames, UnreadableVideo, read_frames
 from tempo_ray.models.vlm import chat_text, encode
-from tempo_ray.train.attention import PADDING, PROMPT, prefix_mask
+from tempo_ray.train.attention import PROMPT, make_layout
 from tempo_ray.train.curriculum import Group
 
 
 class Unusable(Exception):
-    """A group that cannot be trained on. `reason` is one of `missing`, `unreadable` and `too_long`."""
+    """A group that cannot be trained on. `reason` is one of `missing`, `unreadable`, `too_long` and `template`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -30,11 +30,12 @@ class Unusable(Exception):
 @dataclass(frozen=True)
 class Tokens:
     """One group. `ids` (tokens,); `positions` (3, tokens); `segments` (tokens,), 0 the prompt, k its k-th answer, chosen first;
-    `pixels` (patches, values) and `grid` (1, 3) of the video."""
+    `trained` (tokens,), whether the token is to be predicted; `pixels` (patches, values) and `grid` (1, 3) of the video."""
 
     ids: np.ndarray
     positions: np.ndarray
     segments: np.ndarray
+    trained: np.ndarray
     pixels: torch.Tensor
     grid: torch.Tensor
 
@@ -47,20 +48,20 @@ class Tokens:
 
     @property
     def answer_tokens(self) -> int:
-        return int((self.segments > PROMPT).sum())
+        return int(self.trained.sum())
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Groups as rows, padded on the right.
+    """Groups side by side in one row.
 
-    `inputs` are the model's own arguments. For each of the answer tokens: `source` (n,) is the flat index of the hidden
-    state that predicts it, `target` (n,) the token, `answer` (n,) which of the batch's answers it belongs to. `chosen` and
-    `rejected` (pairs,) are the answers of each pair; `lengths` (answers,) counts their tokens. A batch of weight 0 keeps
-    a worker in step with the others and trains nothing.
+    `inputs` are the model's own arguments, and the row's `layout`. For each of the answer tokens: `source` (n,) is the place
+    in the row of the hidden state that predicts it, `target` (n,) the token, `answer` (n,) which of the row's answers it
+    belongs to. `chosen` and `rejected` (pairs,) are the answers of each pair; `lengths` (answers,) counts their tokens. A
+    batch of weight 0 keeps a worker in step with the others and trains nothing.
     """
 
-    inputs: dict[str, torch.Tensor]
+    inputs: dict[str, Any]
     source: torch.Tensor
     target: torch.Tensor
     answer: torch.Tensor
@@ -81,25 +82,57 @@ class Batch:
             weight=self.weight,
         )
 
+    def for_flex(self) -> "Batch":
+        """The same with its block mask."""
+        return replace(self, inputs=self.inputs | {"layout": self.inputs["layout"].for_flex()})
+
 
 def group_tokens(processor: Any, config: PretrainedConfig, group: Group, video: Frames) -> Tokens:
-    """The group as one sequence; every answer ends with the end token."""
-    prompt = encode(processor, config, [chat_text(processor, group.parts)], [[video]])[0]
+    """The group as one sequence; every answer ends with the end token. Further turns follow the one answer that they need."""
+    prompt = encode(processor, config, [chat_text(processor, group.parts, group.system)], [[video]])[0]
     assert prompt.pixel_values_videos is not None
     assert prompt.video_grid_thw is not None
-    end = processor.tokenizer.eos_token
-    texts = [answer + end for answer in (group.chosen, *group.rejected)]
-    answers = [np.asarray(ids) for ids in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    texts = [[(answer + processor.tokenizer.eos_token, True)] for answer in (group.chosen, *group.rejected)]
+    texts[0] += later_texts(processor, group)
     following = int(prompt.positions.max()) + 1
-    places = np.concatenate([following + np.arange(len(ids)) for ids in answers])
-    numbers = [np.full(len(ids), number) for number, ids in enumerate(answers, PROMPT + 1)]
+    ids, places, numbers = [prompt.input_ids], [prompt.positions], [np.full(len(prompt.input_ids), PROMPT)]
+    trained = [np.zeros(len(prompt.input_ids), bool)]
+    for number, pieces in enumerate(texts, PROMPT + 1):
+        pieces_ids = processor.tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
+        answer = np.concatenate([np.asarray(one) for one in pieces_ids])
+        ids.append(answer)
+        places.append(np.broadcast_to(following + np.arange(len(answer)), (3, len(answer))))
+        numbers.append(np.full(len(answer), number))
+        trained += [np.full(len(one), is_said) for one, (_, is_said) in zip(pieces_ids, pieces, strict=True)]
     return Tokens(
-        ids=np.concatenate([prompt.input_ids, *answers]),
-        positions=np.concatenate([prompt.positions, np.broadcast_to(places, (3, len(places)))], axis=1),
-        segments=np.concatenate([np.full(len(prompt.input_ids), PROMPT), *numbers]),
+        ids=np.concatenate(ids),
+        positions=np.concatenate(places, axis=1),
+        segments=np.concatenate(numbers),
+        trained=np.concatenate(trained),
         pixels=prompt.pixel_values_videos,
         grid=prompt.video_grid_thw,
     )
+
+
+def later_texts(processor: Any, group: Group) -> list[tuple[str, bool]]:
+    """The turns after the first answer as the chat template writes them, in pieces: a text, and whether the model says it.
+
+    Raises Unusable where the template does not write them one after the other.
+    """
+    end = processor.tokenizer.eos_token
+    pieces: list[tuple[str, bool]] = []
+    turns: list[tuple[str, str]] = []
+    answer = group.chosen
+    before = chat_text(processor, group.parts, group.system) + answer + end
+    for question, following in group.later:
+        turns.append((answer, question))
+        asked = chat_text(processor, group.parts, group.system, turns)
+        if not asked.startswith(before):
+            raise Unusable("template", f"{group.uri}: the chat template writes an answer otherwise once a turn follows it")
+        answer = following
+        pieces += [(asked[len(before) :], False), (answer + end, True)]
+        before = asked + answer + end
+    return pieces
 
 
 def read_group(processor: Any, config: PretrainedConfig, group: Group, frames: FramesConfig, max_tokens: int) -> Tokens:
@@ -123,49 +156,47 @@ def blank(processor: Any, config: PretrainedConfig, answers: int) -> Tokens:
 
 
 def split(groups: Sequence[Tokens], max_tokens: int) -> list[list[Tokens]]:
-    """Groups -> batches of at most `max_tokens`, padding included; like lengths side by side."""
-    batches: list[list[Tokens]] = []
+    """Groups -> rows of at most `max_tokens`: longest first, each into the first row that has room for it."""
+    rows: list[list[Tokens]] = []
     for one in sorted(groups, key=len, reverse=True):
-        if not batches or (len(batches[-1]) + 1) * len(batches[-1][0]) > max_tokens:
-            batches.append([])
-        batches[-1].append(one)
-    return batches
+        fitting = (row for row in rows if sum(map(len, row)) + len(one) <= max_tokens)
+        row = next(fitting, None)
+        if row is None:
+            rows.append(row := [])
+        row.append(one)
+    return rows
 
 
-def collate(groups: Sequence[Tokens], pad: int, weight: float = 1.0) -> Batch:
-    length = max(map(len, groups))
-    ids = np.full((len(groups), length), pad)
-    positions = np.zeros((3, len(groups), length), np.int64)
-    segments = np.full((len(groups), length), PADDING)
+def pack(groups: Sequence[Tokens], weight: float = 1.0) -> Batch:
+    """Groups -> one row."""
+    ids = np.concatenate([one.ids for one in groups])
     source: list[np.ndarray] = []
     answer: list[np.ndarray] = []
     chosen: list[int] = []
     rejected: list[int] = []
-    answers = 0
-    for row, one in enumerate(groups):
-        ids[row, : len(one)] = one.ids
-        positions[:, row, : len(one)] = one.positions
-        segments[row, : len(one)] = one.segments
-        places = np.flatnonzero(one.segments > PROMPT)
-        starts = one.segments[places] != one.segments[places - 1]
+    start = answers = 0
+    for one in groups:
+        places = np.flatnonzero(one.trained)
+        first = one.segments[places] != one.segments[places - 1]
         # an answer's first token is predicted at the prompt's last, the others at the token before them
-        source.append(np.where(starts, places[0] - 1, places - 1) + row * length)
+        last = int((one.segments == PROMPT).sum()) - 1
+        source.append(np.where(first, last, places - 1) + start)
         answer.append(one.segments[places] - 1 + answers)
         chosen += [answers] * (one.answers - 1)
         rejected += range(answers + 1, answers + one.answers)
+        start += len(one)
         answers += one.answers
     flat = np.concatenate(answer)
-    marks = torch.from_numpy(segments)
     return Batch(
         inputs={
-            "input_ids": torch.from_numpy(ids),
-            "position_ids": torch.from_numpy(positions),
-            "attention_mask": prefix_mask(marks),
+            "input_ids": torch.from_numpy(ids)[None],
+            "position_ids": torch.from_numpy(np.concatenate([one.positions for one in groups], axis=1))[:, None],
             "pixel_values_videos": torch.cat([one.pixels for one in groups]),
             "video_grid_thw": torch.cat([one.grid for one in groups]),
+            "layout": make_layout([torch.from_numpy(one.segments) for one in groups]),
         },
         source=torch.from_numpy(np.concatenate(source)),
-        target=torch.from_numpy(ids[segments > PROMPT]),
+        target=torch.from_numpy(ids[np.concatenate([one.trained for one in groups])]),
         answer=torch.from_numpy(flat),
         chosen=torch.tensor(chosen, dtype=torch.long),
         rejected=torch.tensor(rejected, dtype=torch.long),

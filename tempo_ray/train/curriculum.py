@@ -31,12 +31,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Group:
-    """`parts` is the user's message, None standing for the video. Without a rejected answer it is a fine-tuning example."""
+    """`parts` is the user's message, None standing for the video. Without a rejected answer it is a fine-tuning example, and
+    `later` may hold further questions and answers of its conversation."""
 
     uri: str
     parts: tuple[str | None, ...]
     chosen: str
     rejected: tuple[str, ...] = ()
+    system: str | None = None
+    later: tuple[tuple[str, str], ...] = ()
 
     @property
     def size(self) -> int:

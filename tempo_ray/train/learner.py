@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel
 
 from tempo_ray.config import LoraConfig, LossConfig, OptimizerConfig, TrainConfig
 from tempo_ray.models.vlm import load_model
 from tempo_ray.train import deepspeed
+from tempo_ray.train.attention import attention_names
 from tempo_ray.train.batch import Batch
 from tempo_ray.train.curriculum import Group, Step, plan_steps
 from tempo_ray.train.lora import add_adapter, train_language_model
@@ -52,27 +52,44 @@ class Work:
 @dataclass(frozen=True)
 class Learner:
     engine: Any
-    adapter: PeftModel | None
     reference: Any
     """The engine of the run's first model, or None: then the reference is this model with its adapter off."""
 
-    def logps(self, batch: Batch) -> torch.Tensor:
-        return self.engine(batch.inputs, batch.source, batch.target)
+    flex: bool = False
+    """Attention by FlexAttention, in the place of SDPA."""
 
-    @torch.no_grad()
-    def reference_logps(self, batch: Batch) -> torch.Tensor:
-        if self.reference is not None:
-            return self.reference(batch.inputs, batch.source, batch.target)
-        assert self.adapter is not None
-        with self.adapter.disable_adapter():
-            return self.logps(batch)
+    def logps(self, batch: Batch) -> torch.Tensor:
+        """(answer tokens,)"""
+        batch = self._ready(batch)
+        return self.engine(batch.inputs, batch.source, batch.target)[0]
+
+    def both_logps(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(answer tokens,) each: the model's, and without gradient the reference's."""
+        batch = self._ready(batch)
+        given = (batch.inputs, batch.source, batch.target)
+        if self.reference is None:
+            return self.engine(*given, reference=True)
+        with torch.no_grad():
+            theirs = self.reference(*given)[0]
+        return self.engine(*given)[0], theirs
+
+    def _ready(self, batch: Batch) -> Batch:
+        return batch.for_flex() if self.flex else batch
+
+
+def attention_kind(config: TrainConfig) -> str:
+    """`sdpa` or `flex`; FlexAttention has no backward on a CPU."""
+    if config.attention != "auto":
+        return config.attention
+    return "flex" if config.workers.gpus else "sdpa"
 
 
 def make_learner(work: Work) -> Learner:
     settings = work.config.deepspeed
     config = deepspeed.engine_config(settings, work.optimizer)
     sharded = deepspeed.sharded_loading(settings, config)
-    model = load_model(work.start, work.dtype)
+    kind = attention_kind(work.config)
+    model = load_model(work.start, work.dtype, attention_names(kind))
     adapter = None
     if work.lora is None:
         train_language_model(model)
@@ -81,19 +98,18 @@ def make_learner(work: Work) -> Learner:
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    engine = deepspeed.make_engine(Scorer(model), config, work.optimizer.weight_decay)
+    engine = deepspeed.make_engine(Scorer(model, adapter), config, work.optimizer.weight_decay)
     reference = None
     if work.kind == "align" and work.config.align.reference == "initial" and work.start != work.initial:
-        frozen = load_model(work.initial, work.dtype).eval()
+        frozen = load_model(work.initial, work.dtype, attention_names(kind)).eval()
         reference = deepspeed.make_frozen_engine(Scorer(frozen), config)
     del sharded
-    return Learner(engine, adapter, reference)
+    return Learner(engine, reference, kind == "flex")
 
 
 def align_losses(learner: Learner, batch: Batch, config: LossConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """(pairs,) losses and metrics."""
-    reference = learner.reference_logps(batch)
-    logps = learner.logps(batch)
+    logps, reference = learner.both_logps(batch)
     ours, theirs = answer_sums(logps, batch), answer_sums(reference, batch)
     chosen, rejected = batch.chosen, batch.rejected
     scores = PairScores(

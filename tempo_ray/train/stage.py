@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tempo_ray.models.vlm import load_model_config, load_processor
 from tempo_ray.train import deepspeed
-from tempo_ray.train.batch import Batch, Tokens, Unusable, blank, collate, read_group, split
+from tempo_ray.train.batch import Batch, Tokens, Unusable, blank, pack, read_group, split
 from tempo_ray.train.curriculum import Group
 from tempo_ray.train.learner import Learner, Work, align_losses, make_learner, sft_losses
 from tempo_ray.train.lora import save_merged
@@ -89,12 +89,12 @@ def _sum(values: dict[str, torch.Tensor], device: torch.device) -> dict[str, flo
 class Steps:
     """One call is one optimiser step, the same number of forwards and backwards on every worker."""
 
-    def __init__(self, work: Work, learner: Learner, pad: int, spare: Tokens) -> None:
-        self.work, self.learner, self.pad, self.spare = work, learner, pad, spare
+    def __init__(self, work: Work, learner: Learner, spare: Tokens) -> None:
+        self.work, self.learner, self.spare = work, learner, spare
 
     def batches(self, kept: Sequence[Tokens], count: int) -> list[Batch]:
-        real = [collate(part, self.pad) for part in split(kept, self.work.config.max_tokens)]
-        return real + [collate([self.spare], self.pad, weight=0.0)] * (count - len(real))
+        real = [pack(row) for row in split(kept, self.work.config.max_tokens)]
+        return real + [pack([self.spare], weight=0.0)] * (count - len(real))
 
     def losses(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self.work.kind == "align":
@@ -218,7 +218,7 @@ def train_stage(
     processor, model_config = load_processor(work.start), load_model_config(work.start)
     progress = _read_state(learner.engine, resume_from)
     spare = blank(processor, model_config, 2 if work.kind == "align" else 1)
-    one_step = Steps(work, learner, processor.tokenizer.pad_token_id, spare)
+    one_step = Steps(work, learner, spare)
     plan = work.steps(groups, dist.get_world_size())
     reader = Reader(work, groups, processor, model_config)
     writer = SummaryWriter(str(events)) if rank == 0 else None

@@ -25,7 +25,8 @@ from tempo_ray.shapeworld import language
 from tempo_ray.shapeworld.build import make_random
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
-from tempo_ray.train.batch import collate, read_group
+from tempo_ray.train.attention import attention_names
+from tempo_ray.train.batch import pack, read_group
 from tempo_ray.train.deepspeed import learning_rate, parameter_groups
 from tempo_ray.train.learner import Learner, Work, align_losses
 from tempo_ray.train.loop import stage_groups
@@ -121,10 +122,10 @@ def plain_losses(config: TrainConfig) -> list[float]:
     torch.set_num_threads(1)  # tiny models on a busy machine: threads would wait for one another
     config = resolved(config)
     work = Work(config, "align-8", "align", config.model, config.model, 0)
-    model = load_model(config.model, torch.float32)
+    model = load_model(config.model, torch.float32, attention_names("sdpa"))
     adapter = add_adapter(model, config.align.lora, config.seed)
-    module = Scorer(model)
-    learner = Learner(module, adapter, None)
+    module = Scorer(model, adapter)
+    learner = Learner(module, None)
     processor, model_config = load_processor(config.model), load_model_config(config.model)
     groups = stage_groups(config, "align-8")
     steps = work.steps(groups, config.workers.count)
@@ -134,7 +135,7 @@ def plain_losses(config: TrainConfig) -> list[float]:
     for number, step in enumerate(steps):
         there = [groups[index] for hand in step for index in hand if Path(groups[index].uri).exists()]
         tokens = [read_group(processor, model_config, group, config.frames, config.max_tokens) for group in there]
-        pair_losses, _ = align_losses(learner, collate(tokens, processor.tokenizer.pad_token_id), config.align.loss)
+        pair_losses, _ = align_losses(learner, pack(tokens), config.align.loss)
         loss = pair_losses.mean()
         optimizer.zero_grad()
         loss.backward()
