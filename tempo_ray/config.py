@@ -322,16 +322,44 @@ class LossConfig(Config):
     nll_weight: float = Field(1.0, ge=0)
     """Weight of the negative log-likelihood of chosen, per token. 1.0 in the published recipe."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=0.5)
+    length_normalised: bool = False
+    """Divide each answer's log-ratio by its tokens. SimPO always does."""
     simpo_gamma: float = 0.5
     """SimPO's target margin."""
 
 
+class AdaptiveConfig(Config):
+    """When a stage is over before its end. Reward accuracy and margin are watched on videos that are held out of the stage."""
+
+    held_out: float = Field(0.1, gt=0, lt=0.5)
+    """Share of the stage's videos that are watched and not trained on."""
+    every_steps: Positive = 10
+    """Steps from one look to the next."""
+    patience: Positive = 2
+    """Looks in a row without improvement that end the stage."""
+    accuracy_gain: float = Field(0.01, ge=0)
+    """The least that counts as an improvement of reward accuracy."""
+    margin_gain: float = Field(0.02, ge=0)
+    """The least that counts as an improvement of the reward margin."""
+    min_steps: int = Field(20, ge=0)
+    """Steps that a stage has at least."""
+
+
 class CurriculumConfig(Config):
     order: Literal["easy_to_hard", "mixed", "hard_to_easy"] = "easy_to_hard"
+    by: Literal["strength", "order", "text"] = "strength"
+    """What parts the pairs into stages: their nominal strength (the paper), or quantiles of measured difficulty: how much of
+    the clean order rejected lost, or how far its text is from chosen."""
     strengths: tuple[Positive, ...] = (16, 8, 4, 2)
-    """Nominal strengths, one stage each; larger is easier to tell."""
+    """by strength: nominal strengths, one stage each; larger is easier to tell."""
+    quantiles: Positive = 4
+    """by order or text: stages, with about as many pairs each."""
+    replay: Share = 0.0
+    """Pairs of earlier stages that a stage trains on again, as a share of its own."""
     epochs: Positive = 1
     """Epochs per stage."""
+    adaptive: AdaptiveConfig | None = None
+    """Go on to the next stage when this one has stopped to improve; null trains every stage to its end (the paper)."""
 
 
 class AlignConfig(Config):

@@ -31,7 +31,8 @@ class Span:
 
 @dataclass(frozen=True)
 class Layout:
-    """A row of packed groups. `groups` and `segments` are (tokens,): the group's number; 0 for its prompt, k for its k-th answer."""
+    """A row of packed groups. `groups` and `segments` are (tokens,): the number of the group; 0 in its prompt, k in its k-th
+    answer."""
 
     groups: Tensor
     segments: Tensor

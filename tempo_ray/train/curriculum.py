@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tempo_ray.config import CurriculumConfig
 from tempo_ray.paths import resolve
 
-COLUMNS = ("uri", "prompt", "chosen", "rejected", "strength", "order_distance")
+COLUMNS = ("uri", "prompt", "chosen", "rejected", "strength", "order_distance", "kept_share", "text_distance")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,15 @@ class Pair:
     rejected: str
     strength: int
     order_distance: float | None
+    kept_share: float | None = None
+    text_distance: float | None = None
+
+    @property
+    def order_lost(self) -> float | None:
+        """How much of the clean order rejected was not shown: clips left out, or turned round; 0 to 1, larger is easier."""
+        if self.order_distance is None:
+            return None
+        return 1 - (1.0 if self.kept_share is None else self.kept_share) * (1 - self.order_distance)
 
 
 @dataclass(frozen=True)
@@ -49,15 +58,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the curriculum. `difficulty` is the mean order distance of its pairs: the smaller, the harder."""
+    """One step of the curriculum. `difficulty` is the mean share of the order that its pairs lost: the smaller, the harder."""
 
     name: str
     groups: tuple[Group, ...]
     difficulty: float | None
-    identical: int
+    identical: int = 0
     """Pairs left out because rejected equals chosen."""
-    duplicated: int
+    duplicated: int = 0
     """Pairs left out because the group has the same rejected answer already."""
+    replayed: int = 0
+    """Pairs of earlier stages among its own."""
 
     @property
     def pairs(self) -> int:
@@ -79,25 +90,58 @@ def read_pairs(uri: str) -> list[Pair]:
     return [Pair(**row) for row in rows]
 
 
-def stage_strengths(config: CurriculumConfig) -> list[tuple[str, tuple[int, ...]]]:
-    """Stage names in the order of training, each with the nominal strengths whose pairs it takes."""
-    strengths = sorted(set(config.strengths), reverse=True)
+def _by_strength(pairs: Sequence[Pair], strengths: Iterable[int]) -> list[tuple[str, list[Pair]]]:
+    """Easiest first: a part for each nominal strength."""
+    wanted = sorted(set(strengths), reverse=True)
+    return [(f"align-{strength}", [pair for pair in pairs if pair.strength == strength]) for strength in wanted]
+
+
+def _by_quantiles(pairs: Sequence[Pair], measure: str, parts: int) -> list[tuple[str, list[Pair]]]:
+    """Easiest first: as many pairs in each part, but that those of one difficulty stay together."""
+    measured = [(pair, getattr(pair, _MEASURES[measure])) for pair in pairs]
+    known = [(pair, float(far)) for pair, far in measured if far is not None]
+    if not known:
+        return []
+    edges = np.quantile([far for _, far in known], [part / parts for part in range(1, parts)])
+    number = {id(pair): parts - int(np.searchsorted(edges, far, side="right")) for pair, far in known}
+    return [(f"align-q{part}", [pair for pair, _ in known if number[id(pair)] == part]) for part in range(1, parts + 1)]
+
+
+_MEASURES = {"order": "order_lost", "text": "text_distance"}
+
+
+def parted(pairs: Sequence[Pair], config: CurriculumConfig) -> list[tuple[str, list[Pair]]]:
+    """Stage names in the order of training, each with its own pairs."""
+    if config.by == "strength":
+        parts = _by_strength(pairs, config.strengths)
+    else:
+        parts = _by_quantiles(pairs, config.by, config.quantiles)
     if config.order == "mixed":
-        return [("align-mixed", tuple(strengths))]
-    if config.order == "hard_to_easy":
-        strengths.reverse()
-    return [(f"align-{strength}", (strength,)) for strength in strengths]
+        return [("align-mixed", [pair for _, part in parts for pair in part])]
+    return parts[::-1] if config.order == "hard_to_easy" else parts
 
 
-def make_stage(name: str, strengths: Iterable[int], pairs: Sequence[Pair]) -> Stage:
-    """The stage's pairs, grouped by video, prompt and chosen answer; in the order in which they come."""
-    wanted = set(strengths)
+def make_stages(pairs: Sequence[Pair], config: CurriculumConfig, seed: int) -> list[Stage]:
+    """The curriculum, in the order of training; the same for the same arguments.
+
+    With `replay`, a stage also has that share of its own pairs' number drawn from the pairs of the stages before it.
+    """
+    stages = []
+    before: list[Pair] = []
+    for number, (name, part) in enumerate(parted(pairs, config)):
+        drawn = min(len(before), round(config.replay * len(part)))
+        picked = np.random.default_rng((seed, number)).choice(len(before), drawn, replace=False) if drawn else ()
+        stages.append(make_stage(name, part, [before[index] for index in sorted(picked)]))
+        before += part
+    return stages
+
+
+def make_stage(name: str, pairs: Sequence[Pair], replayed: Sequence[Pair] = ()) -> Stage:
+    """Pairs, grouped by video, prompt and chosen answer; in the order in which they come."""
     rejected: dict[tuple[str, str, str], dict[str, None]] = {}
     dropped: Counter[str] = Counter()
-    distances = []
-    for pair in pairs:
-        if pair.strength not in wanted:
-            continue
+    lost = []
+    for pair in (*pairs, *replayed):
         if pair.rejected == pair.chosen:
             dropped["identical"] += 1
             continue
@@ -106,20 +150,30 @@ def make_stage(name: str, strengths: Iterable[int], pairs: Sequence[Pair]) -> St
             dropped["duplicated"] += 1
             continue
         answers[pair.rejected] = None
-        if pair.order_distance is not None:
-            distances.append(pair.order_distance)
+        if pair.order_lost is not None:
+            lost.append(pair.order_lost)
     groups = tuple(Group(uri, (None, prompt), chosen, tuple(answers)) for (uri, prompt, chosen), answers in rejected.items())
-    difficulty = float(np.mean(distances)) if distances else None
-    return Stage(name, groups, difficulty, dropped["identical"], dropped["duplicated"])
+    difficulty = float(np.mean(lost)) if lost else None
+    return Stage(name, groups, difficulty, dropped["identical"], dropped["duplicated"], len(replayed))
+
+
+def hold_out(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Group], list[Group]]:
+    """Groups to train on, and the groups of about that share of the videos, one at least, to watch."""
+    videos = sorted({group.uri for group in groups})
+    count = max(1, round(share * len(videos)))
+    if count >= len(videos):
+        raise ValueError(f"{len(videos)} videos are too few to hold {count} of them out")
+    watched = {videos[index] for index in np.random.default_rng((seed, 1)).choice(len(videos), count, replace=False)}
+    return [group for group in groups if group.uri not in watched], [group for group in groups if group.uri in watched]
 
 
 def table(stages: Sequence[Stage]) -> str:
     """What is trained in which order, for a person to read."""
-    lines = [f"{'stage':<12} {'pairs':>7} {'groups':>7} {'videos':>7} {'order distance':>15} {'left out':>9}"]
+    lines = [f"{'stage':<12} {'pairs':>7} {'groups':>7} {'videos':>7} {'order lost':>11} {'replayed':>9} {'left out':>9}"]
     for stage in stages:
-        distance = "" if stage.difficulty is None else f"{stage.difficulty:.3f}"
-        left_out = stage.identical + stage.duplicated
-        lines.append(f"{stage.name:<12} {stage.pairs:>7} {len(stage.groups):>7} {stage.videos:>7} {distance:>15} {left_out:>9}")
+        lost = "" if stage.difficulty is None else f"{stage.difficulty:.3f}"
+        counts = f"{stage.pairs:>7} {len(stage.groups):>7} {stage.videos:>7}"
+        lines.append(f"{stage.name:<12} {counts} {lost:>11} {stage.replayed:>9} {stage.identical + stage.duplicated:>9}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import ray.train
 
 from tempo_ray.config import TrainConfig
 from tempo_ray.paths import RunPaths, write_bytes
-from tempo_ray.train.curriculum import Group, make_stage, read_pairs, stage_strengths
+from tempo_ray.train.curriculum import Group, make_stages, read_pairs
 from tempo_ray.train.folders import fetch, publish, work_folder
 from tempo_ray.train.sft import read_conversations
 
@@ -22,8 +22,8 @@ def stage_groups(config: TrainConfig, name: str) -> Sequence[Group]:
     if name == "sft":
         assert config.sft.data is not None
         return read_conversations(config.sft.data)
-    strengths = dict(stage_strengths(config.align.curriculum))[name]
-    return make_stage(name, strengths, read_pairs(config.pairs or RunPaths(config.run).pairs)).groups
+    pairs = read_pairs(config.pairs or RunPaths(config.run).pairs)
+    return next(stage.groups for stage in make_stages(pairs, config.align.curriculum, config.seed) if stage.name == name)
 
 
 def _save(write: Callable[[str], None], metrics: dict[str, float]) -> None:

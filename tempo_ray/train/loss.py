@@ -9,8 +9,9 @@ tokens, the loss types are
     hinge     max(0, 1 - beta h)                                           SLiC, arXiv 2305.10425, as in arXiv 2309.06657
     simpo     -log s(beta (log p(c) / |c| - log p(r) / |r|) - gamma)       SimPO, arXiv 2405.14734; no reference model
 
-with s the logistic function and e the label smoothing. To each, nll_weight times the negative log-likelihood of chosen
-per token is added (RPO, arXiv 2404.19733).
+with s the logistic function and e the label smoothing. `length_normalised` divides each answer's log-ratio by its tokens before
+h is taken: IPO's authors mean it so (TRL does it), and DPO has been done so (arXiv 2406.09279). To each, nll_weight times the
+negative log-likelihood of chosen per token is added (RPO, arXiv 2404.19733).
 """
 
 from dataclasses import dataclass
@@ -40,7 +41,10 @@ def _preference(scores: PairScores, config: LossConfig) -> Tensor:
     if config.type == "simpo":
         margin = scores.chosen / scores.chosen_tokens - scores.rejected / scores.rejected_tokens
         return -logsigmoid(beta * margin - config.simpo_gamma)
-    h = (scores.chosen - scores.reference_chosen) - (scores.rejected - scores.reference_rejected)
+    chosen, rejected = scores.chosen - scores.reference_chosen, scores.rejected - scores.reference_rejected
+    if config.length_normalised:
+        chosen, rejected = chosen / scores.chosen_tokens, rejected / scores.rejected_tokens
+    h = chosen - rejected
     if config.type == "ipo":
         return (h - 1 / (2 * beta)) ** 2
     if config.type == "hinge":

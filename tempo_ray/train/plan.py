@@ -12,7 +12,7 @@ from tempo_ray.config import TrainConfig
 from tempo_ray.job import BadInput
 from tempo_ray.models.check import NotAModel, check_model
 from tempo_ray.paths import RunPaths, exists, read_bytes
-from tempo_ray.train.curriculum import Stage, make_stage, read_pairs, stage_strengths, table
+from tempo_ray.train.curriculum import Stage, make_stages, parted, read_pairs, table
 from tempo_ray.train.folders import absolute
 from tempo_ray.train.sft import BadConversations, read_conversations
 
@@ -53,13 +53,14 @@ def _align_stages(config: TrainConfig) -> tuple[list[Stage], dict[str, int]]:
         raise BadInput(f"{uri}: not Parquet files of pairs: {str(error).splitlines()[0]}") from error
     if not pairs:
         raise BadInput(f"{uri}: no pairs in it; jobs/generate_pairs.py says why each was dropped")
-    named = stage_strengths(config.align.curriculum)
-    wanted = {strength for _, strengths in named for strength in strengths}
-    stages = [make_stage(name, strengths, pairs) for name, strengths in named]
+    curriculum = config.align.curriculum
+    stages = make_stages(pairs, curriculum, config.seed)
     if not any(stage.groups for stage in stages):
-        raise BadInput(f"{uri}: no usable pair among its {len(pairs)} has one of align.curriculum.strengths {sorted(wanted)}")
+        strengths = f"one of align.curriculum.strengths {sorted(curriculum.strengths)}"
+        wanted = strengths if curriculum.by == "strength" else f"a measured difficulty by {curriculum.by}"
+        raise BadInput(f"{uri}: no usable pair among its {len(pairs)} has {wanted}")
     left_out = {
-        "other_strength": sum(pair.strength not in wanted for pair in pairs),
+        "no_stage": len(pairs) - sum(len(part) for _, part in parted(pairs, curriculum)),
         "identical": sum(stage.identical for stage in stages),
         "duplicated": sum(stage.duplicated for stage in stages),
     }

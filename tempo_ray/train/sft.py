@@ -1,7 +1,7 @@
 """A JSON or JSONL file of conversations -> groups without rejected answers.
 
-Two layouts: LLaVA's (`video`, `conversations` of `from` human or gpt) and chat messages (`messages` of `role` user or
-assistant, the video in the content or in `videos`).
+Two layouts: LLaVA's (`video`, `conversations` of `from` human or gpt) and chat messages (`messages` of `role` system, user or
+assistant, the video in the content or in `videos`). One video, shown in the first question; any number of turns.
 """
 
 import json
@@ -49,21 +49,30 @@ def _content(content: Any) -> tuple[list[str | None], list[str]]:
     return parts, []
 
 
+def _text(content: Any, whose: str) -> str:
+    parts, _ = _content(content)
+    if None in parts:
+        raise ValueError(f"a {VIDEO} mark in {whose}; the video is shown in the first question")
+    text = "".join(part for part in parts if part)
+    if not text:
+        raise ValueError(f"{whose} is empty")
+    return text
+
+
 def _group(item: dict[str, Any], folder: str) -> Group:
     turns = _turns(item)
-    if [role for role, _ in turns] != ["user", "assistant"]:
-        roles = ", ".join(role for role, _ in turns)
-        raise ValueError(f"turns are {roles}; one question and one answer are supported: make each turn an item of its own")
+    system = _text(turns.pop(0)[1], "the system message") if turns and turns[0][0] == "system" else None
+    roles = [role for role, _ in turns]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        raise ValueError(f"turns are {', '.join(roles)}; questions and answers must alternate, and end with an answer")
     parts, named = _content(turns[0][1])
-    answer, _ = _content(turns[1][1])
     videos = named or item.get("videos") or [item["video"]]
     if parts.count(None) != 1 or len(videos) != 1:
         raise ValueError(f"{parts.count(None)} {VIDEO} marks and {len(videos)} videos; exactly one of each is supported")
-    text = "".join(part for part in answer if part)
-    if not text:
-        raise ValueError("the answer is empty")
     uri = videos[0] if "://" in videos[0] else posixpath.join(folder, videos[0])
-    return Group(uri, tuple(parts), text)
+    questions = [_text(content, "a later question") for _, content in turns[2::2]]
+    answer, *answers = [_text(content, "the answer") for _, content in turns[1::2]]
+    return Group(uri, tuple(parts), answer, system=system, later=tuple(zip(questions, answers, strict=True)))
 
 
 def read_conversations(file: str) -> list[Group]:

@@ -173,7 +173,7 @@ def test_everything_is_accounted_for(trained: tuple[Path, list[str], str]) -> No
     )
     summary = json.loads((root / "run" / "summary" / "train.json").read_text())
     assert summary["status"] == "done"
-    assert summary["left_out"] == {"other_strength": 0, "identical": 0, "duplicated": 18}
+    assert summary["left_out"] == {"no_stage": 0, "identical": 0, "duplicated": 18}
     assert "3 missing" in output
     assert list((root / "run" / "train" / "tensorboard" / "align-4").iterdir())
 

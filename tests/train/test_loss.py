@@ -1,7 +1,11 @@
 import math
+from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 import torch
+from trl import DPOTrainer
+from trl.experimental.cpo import CPOTrainer
 
 from tempo_ray.config import LossConfig
 from tempo_ray.train.loss import PairScores, kl_estimate, pair_losses
@@ -27,6 +31,8 @@ PAIR = ([-8.0], [-15.0], [-9.0], [-13.0])
         ("sigmoid", {"label_smoothing": 0.1}, 0.9 * math.log1p(math.exp(-0.3)) + 0.1 * math.log1p(math.exp(0.3))),
         ("robust", {"label_smoothing": 0.1}, (0.9 * math.log1p(math.exp(-0.3)) - 0.1 * math.log1p(math.exp(0.3))) / 0.8),
         ("ipo", {}, (3 - 5) ** 2),
+        ("ipo", {"length_normalised": True}, (1 / 4 + 2 / 5 - 5) ** 2),
+        ("sigmoid", {"length_normalised": True}, math.log1p(math.exp(-0.1 * (1 / 4 + 2 / 5)))),
         ("hinge", {}, 0.7),
         ("simpo", {}, math.log1p(math.exp(-(0.1 * (-2 + 3) - 0.5)))),
     ],
@@ -66,6 +72,75 @@ def test_a_larger_margin_never_costs_more(kind: str) -> None:
     far = pair_losses(scores([-8.0], [-16.0], [-9.0], [-13.0]), LossConfig(type=kind, beta=0.05, nll_weight=0.0))[0]
     near = pair_losses(scores(*PAIR), LossConfig(type=kind, beta=0.05, nll_weight=0.0))[0]
     assert far.item() < near.item()
+
+
+class Said(torch.nn.Module):
+    """A model that answers with these logits."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits, self.is_gradient_checkpointing = logits, False
+
+    def forward(self, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.logits)
+
+
+def trl_loss(kind: str, weights: list[float], smoothing: float, drawn: dict[str, torch.Tensor]) -> float:
+    """TRL's own loss on these logits: chosen rows first, then rejected."""
+    policy = Said(drawn["logits"])
+    accelerator = SimpleNamespace(
+        device=torch.device("cpu"), gather=lambda one: one, gather_for_metrics=lambda one: one, num_processes=1
+    )
+    trainer = SimpleNamespace(
+        model=policy,
+        accelerator=accelerator,
+        ld_alpha=None,
+        precompute_ref_logps=False,
+        args=SimpleNamespace(gradient_checkpointing_kwargs=None),
+        ref_model=Said(drawn["reference"]),
+        f_divergence_type="reverse_kl",
+        loss_types=[kind, "sft"],
+        loss_weights=weights,
+        beta=0.2,
+        label_smoothing=smoothing,
+        use_weighting=False,
+        aux_loss_enabled=False,
+        _truncate_inputs=lambda *given: given,
+        _total_train_tokens=0,
+        _metrics={"train": defaultdict(list)},
+    )
+    inputs = {"input_ids": drawn["ids"], "attention_mask": torch.ones_like(drawn["ids"]), "completion_mask": drawn["said"]}
+    return float(DPOTrainer._compute_loss(trainer, policy, inputs, False))
+
+
+@pytest.mark.parametrize(
+    ("kind", "smoothing", "extra"),
+    [("sigmoid", 0.0, {}), ("hinge", 0.0, {}), ("robust", 0.1, {}), ("ipo", 0.0, {"length_normalised": True})],
+)
+def test_the_same_as_trl_on_the_same_log_probs(kind: str, smoothing: float, extra: dict[str, bool]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = {name: torch.randn(2, 9, 20, generator=generator) for name in ("logits", "reference")}
+    drawn["ids"] = torch.randint(0, 20, (2, 9), generator=generator)
+    drawn["said"] = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 0, 0]])
+
+    def sums(logits: torch.Tensor) -> list[torch.Tensor]:
+        logps = torch.log_softmax(logits[:, :-1], -1).gather(-1, drawn["ids"][:, 1:, None])[..., 0]
+        return list(torch.split((logps * drawn["said"][:, 1:]).sum(1), 1))
+
+    lengths = drawn["said"].sum(1).split(1)
+    pair = PairScores(*sums(drawn["logits"]), *sums(drawn["reference"]), *lengths)
+    config = LossConfig(beta=0.2, type=kind, nll_weight=0.7, label_smoothing=smoothing, **extra)
+    assert float(pair_losses(pair, config)[0]) == pytest.approx(trl_loss(kind, [1.0, 0.7], smoothing, drawn), rel=1e-5)
+
+
+def test_simpo_is_trls() -> None:
+    trainer = SimpleNamespace(
+        alpha=0.0, loss_type="simpo", simpo_gamma=0.5, beta=0.2, label_smoothing=0.0, accelerator=SimpleNamespace(device="cpu")
+    )
+    given = scores(*PAIR)
+    theirs, _, _ = CPOTrainer.cpo_loss(trainer, given.chosen / given.chosen_tokens, given.rejected / given.rejected_tokens)
+    ours, _ = pair_losses(given, LossConfig(type="simpo", beta=0.2, simpo_gamma=0.5, nll_weight=0.0))
+    assert ours.tolist() == pytest.approx(theirs.tolist(), rel=1e-12)
 
 
 def test_kl_estimate_is_zero_at_the_reference_and_positive_elsewhere() -> None:

@@ -33,7 +33,7 @@ def test_recipes(recipe: str, names: list[str], models: dict[str, Path], tmp_pat
     plan = make_plan(config_of(tmp_path, models["qwen2_5_vl"], f"recipe={recipe}"))
     assert [stage.name for stage in plan.stages] == names, "a stage without usable pairs is left out"
     if recipe != "sft":
-        assert plan.left_out == {"other_strength": 0, "identical": 1, "duplicated": 0}
+        assert plan.left_out == {"no_stage": 0, "identical": 1, "duplicated": 0}
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,30 @@ def test_messages(tmp_path: Path) -> None:
     ]
 
 
+def test_conversations_of_many_turns(tmp_path: Path) -> None:
+    more = [{"from": "human", "value": "And then?"}, {"from": "gpt", "value": "A square."}]
+    said = [{"from": "system", "value": "Be brief."}, *LLAVA["conversations"], *more]
+    messages = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}]
+    for turn, role in zip(said[1:], ("user", "assistant", "user", "assistant"), strict=True):
+        messages.append({"role": role, "content": turn["value"]})
+    items = [LLAVA | {"conversations": said}, {"messages": messages, "videos": ["videos/1.mp4"]}]
+    expected = Group(
+        f"{tmp_path}/videos/1.mp4",
+        (None, "What is this?"),
+        "A circle.",
+        system="Be brief.",
+        later=(("And then?", "A square."),),
+    )
+    assert read_conversations(written(tmp_path, items)) == [expected, expected]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"conversations": LLAVA["conversations"] * 2}, "one question and one answer"),
-        ({"conversations": LLAVA["conversations"][:1]}, "one question and one answer"),
+        ({"conversations": LLAVA["conversations"] * 2}, "shown in the first question"),
+        ({"conversations": LLAVA["conversations"][:1]}, "must alternate"),
+        ({"conversations": LLAVA["conversations"][::-1]}, "must alternate"),
+        ({"conversations": []}, "must alternate"),
         ({"video": None}, "item 0"),
         ({"conversations": [{"from": "human", "value": "no mark"}, LLAVA["conversations"][1]]}, "exactly one"),
         ({"conversations": [LLAVA["conversations"][0], {"from": "gpt", "value": ""}]}, "answer is empty"),
