@@ -362,6 +362,22 @@ class CurriculumConfig(Config):
     """Go on to the next stage when this one has stopped to improve; null trains every stage to its end (the paper)."""
 
 
+class HealthConfig(Config):
+    """Limits at which a sick run is stopped. Each but the skipped share is a mean over `window` steps; null sets it aside."""
+
+    window: Positive = 20
+    max_chosen_drop: float | None = Field(1.0, gt=0)
+    """Nats a token that chosen answers may lose against the reference."""
+    max_margin: float | None = Field(50.0, gt=0)
+    """Reward margin, where every pair is told apart already."""
+    max_length_ratio: float | None = Field(3.0, gt=1)
+    """Tokens of rejected over tokens of chosen, or the other way round."""
+    max_skipped: Share = 0.2
+    """Share of groups whose video is gone, unreadable or too long."""
+    skipped_after: Positive = 64
+    """Groups that must have been tried before that share counts."""
+
+
 class AlignConfig(Config):
     """Curriculum DPO."""
 
@@ -391,6 +407,9 @@ class DeepSpeedConfig(Config):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     gradient_checkpointing: bool = True
     offload_optimizer: bool = False
+
+
+Tracker = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio"]
 
 
 class WorkersConfig(Config):
@@ -423,7 +442,11 @@ class TrainConfig(Config):
     sft: SftConfig = SftConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     workers: WorkersConfig = WorkersConfig()
+    health: HealthConfig = HealthConfig()
     save_every_steps: Positive = 50
+    trackers: tuple[Tracker, ...] = ("tensorboard",)
+    """Where the curves go, through accelerate's trackers; each but the first needs its own package, and its login from the
+    environment."""
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")

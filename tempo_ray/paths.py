@@ -67,6 +67,10 @@ class RunPaths:
         """Ray Train's storage: one folder per stage."""
         return self._join("train")
 
+    def saves(self, stage: str) -> str:
+        """The states from which an unfinished stage goes on."""
+        return self._join("train", "saves", stage)
+
     def stage(self, name: str) -> str:
         """What a finished stage leaves: adapter/, merged/ and stage.json."""
         return self._join("stages", name)

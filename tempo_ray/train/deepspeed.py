@@ -16,9 +16,12 @@ from tempo_ray.config import DeepSpeedConfig, OptimizerConfig
 UNDECAYED = ("bias", "norm")
 
 
-def engine_config(settings: DeepSpeedConfig, optimizer: OptimizerConfig) -> dict[str, Any]:
-    """torch's own AdamW, because DeepSpeed's are compiled on first use. The learning rate is set by us at every step, and so
-    is the accumulation boundary: a micro-batch is what one call brings."""
+def engine_config(settings: DeepSpeedConfig, optimizer: OptimizerConfig, universal: bool = False) -> dict[str, Any]:
+    """`universal`: what is loaded is a universal checkpoint.
+
+    torch's own AdamW, because DeepSpeed's are compiled on first use. The learning rate is set by us at every step, and so is
+    the accumulation boundary: a micro-batch is what one call brings.
+    """
     zero: dict[str, Any] = {"stage": settings.zero_stage}
     if settings.zero_stage:
         zero |= {"contiguous_gradients": True, "overlap_comm": False, "reduce_bucket_size": 50_000_000}
@@ -36,6 +39,7 @@ def engine_config(settings: DeepSpeedConfig, optimizer: OptimizerConfig) -> dict
         },
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 40,
+        "checkpoint": {"load_universal": universal},
     }
 
 
@@ -89,6 +93,12 @@ def make_frozen_engine(module: torch.nn.Module, config: dict[str, Any]) -> Any:
     if config["zero_optimization"]["stage"] != 3:
         inference["zero_optimization"] = {"stage": 0}
     return deepspeed.initialize(model=module, config=inference)[0]
+
+
+def state_bytes(engine: Any) -> int:
+    """About what a save takes: weights, float32 copies and AdamW's two moments of all that is trained."""
+    trained = sum(getattr(one, "ds_numel", one.numel()) for one in engine.module.parameters() if one.requires_grad)
+    return 16 * trained
 
 
 def trained_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:

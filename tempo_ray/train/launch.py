@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from tempo_ray.cluster import PROCESS_BYTES, check_memory, connect
@@ -24,7 +24,6 @@ from tempo_ray.train.folders import fetch, publish, work_folder
 from tempo_ray.train.loop import run_stage
 from tempo_ray.train.plan import Plan, Planned, digest, finished
 
-KEPT_CHECKPOINTS = 2
 POLL_SECONDS = 0.5
 
 
@@ -96,12 +95,8 @@ def _check_room(config: TrainConfig) -> None:
             raise BadInput(f"{needed} do not fit into {have.get(name, 0):g}: lower workers.count or workers.{name.lower()}s")
 
 
-def _save_name(config: TrainConfig, arguments: dict[str, Any]) -> str:
-    """A run of Ray Train goes on from the last save under its name: so all that a save depends on is part of it."""
-    return f"{arguments['name']}-{arguments['digest']}-{config.workers.count}x{config.deepspeed.zero_stage}"
-
-
 def _trainer(config: TrainConfig, arguments: dict[str, Any]) -> TorchTrainer:
+    """Without checkpoints of Ray's own: a stage finds its last save by itself, after a dead worker as after a dead driver."""
     workers = config.workers
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
     return TorchTrainer(
@@ -109,10 +104,9 @@ def _trainer(config: TrainConfig, arguments: dict[str, Any]) -> TorchTrainer:
         train_loop_config=arguments,
         scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
-            name=_save_name(config, arguments),
+            name=f"{arguments['name']}-{arguments['digest']}",
             storage_path=RunPaths(config.run).train,
             failure_config=FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
         ),
     )
 
@@ -121,21 +115,27 @@ def _run(config: TrainConfig, stage: Planned, start: str, number: int) -> dict[s
     """Trains the stage and returns its facts. Raises BadInput where trying again would not help."""
     _connect(config)
     began = time.monotonic()
-    arguments = {
+    paths = RunPaths(config.run)
+    made = digest(config, stage, start)
+    arguments: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "name": stage.name,
         "kind": stage.kind,
         "start": start,
         "initial": config.model,
         "number": number,
-        "digest": digest(config, stage, start),
+        "digest": made,
+        # all that a save depends on, but the number of workers, for which it can be made over
+        "saves": paths.saves(f"{stage.name}-{made}-zero{config.deepspeed.zero_stage}"),
     }
     with _printed() as lines:
         facts = _trainer(config, arguments | {"lines": lines}).fit().return_value  # type: ignore[attr-defined]
     if "stopped" in facts:
         raise BadInput(f"{stage.name} stopped: {facts['stopped']}")
-    filesystem, saves = resolve(f"{RunPaths(config.run).train}/{_save_name(config, arguments)}")
-    filesystem.delete_dir(saves)
+    for left in (arguments["saves"], f"{paths.train}/{stage.name}-{made}"):
+        if exists(left):
+            filesystem, path = resolve(left)
+            filesystem.delete_dir(path)
     skipped = "".join(f", {number} {reason}" for reason, number in facts["skipped"].items())
     print(f"{stage.name}: done in {time.monotonic() - began:.1f} s{skipped}", flush=True)
     return facts

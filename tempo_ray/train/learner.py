@@ -84,9 +84,10 @@ def attention_kind(config: TrainConfig) -> str:
     return "flex" if config.workers.gpus else "sdpa"
 
 
-def make_learner(work: Work) -> Learner:
+def make_learner(work: Work, universal: bool = False) -> Learner:
+    """`universal`: a universal checkpoint is to be loaded into it."""
     settings = work.config.deepspeed
-    config = deepspeed.engine_config(settings, work.optimizer)
+    config = deepspeed.engine_config(settings, work.optimizer, universal)
     sharded = deepspeed.sharded_loading(settings, config)
     kind = attention_kind(work.config)
     model = load_model(work.start, work.dtype, attention_names(kind))

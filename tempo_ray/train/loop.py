@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray.train
+from ray.util.metrics import Gauge
 
 from tempo_ray.config import TrainConfig
 from tempo_ray.paths import RunPaths, write_bytes
@@ -26,15 +27,21 @@ def stage_groups(config: TrainConfig, name: str) -> Sequence[Group]:
     return next(stage.groups for stage in make_stages(pairs, config.align.curriculum, config.seed) if stage.name == name)
 
 
-def _save(write: Callable[[str], None], metrics: dict[str, float]) -> None:
-    """Every worker's part of the state into one checkpoint of the run."""
-    with tempfile.TemporaryDirectory() as folder:
-        write(folder)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+def _observer(stage: str) -> Callable[[dict[str, float]], None]:
+    """Entries of the history -> Ray metrics, one gauge a name."""
+    gauges: dict[str, Gauge] = {}
+
+    def observe(entry: dict[str, float]) -> None:
+        for name, value in entry.items():
+            if name not in gauges:
+                gauges[name] = Gauge(f"tempo_train_{name}", name.replace("_", " "), tag_keys=("stage",))
+            gauges[name].set(value, {"stage": stage})
+
+    return observe
 
 
 def run_stage(arguments: dict[str, Any]) -> dict[str, Any]:
-    """`arguments`: `config` and the other fields of learner.Work, `digest`, and `lines`, the mailbox for progress.
+    """`arguments`: `config` and the other fields of learner.Work, `digest`, `saves`, and `lines`, the mailbox for progress.
 
     Returns the stage's facts, which stage.json holds too.
     """
@@ -45,7 +52,7 @@ def run_stage(arguments: dict[str, Any]) -> dict[str, Any]:
 
     from tempo_ray.train import deepspeed
     from tempo_ray.train.learner import Work
-    from tempo_ray.train.stage import train_stage
+    from tempo_ray.train.stage import Outside, train_stage
 
     context = ray.train.get_context()
     if not config.workers.gpus:
@@ -55,15 +62,25 @@ def run_stage(arguments: dict[str, Any]) -> dict[str, Any]:
     work = Work(config, arguments["name"], arguments["kind"], start, initial, arguments["number"])
     paths = RunPaths(config.run)
     target = paths.stage(work.name)
-    checkpoint = ray.train.get_checkpoint()
-    with tempfile.TemporaryDirectory() as spare, checkpoint.as_directory() if checkpoint else nullcontext() as resume_from:
+    with tempfile.TemporaryDirectory() as spare:
         result = work_folder(target) if context.get_world_rank() == 0 else Path(spare)
-        events = Path(paths.train, "tensorboard", work.name) if "://" not in config.run else Path(spare, "tensorboard")
-        groups = stage_groups(config, work.name)
-        facts = train_stage(work, groups, resume_from, _save, arguments["lines"].put.remote, result, events)
+        outside = Outside(
+            tell=arguments["lines"].put.remote if context.get_world_rank() == 0 else _silent,
+            observe=_observer(work.name),
+            saves=arguments["saves"],
+            result=result,
+            events=Path(paths.train, "tensorboard", work.name) if "://" not in config.run else Path(spare, work.name),
+        )
+        facts = train_stage(work, stage_groups(config, work.name), outside)
         if context.get_world_rank() == 0 and "stopped" not in facts:
             facts |= {"digest": arguments["digest"], "start": arguments["start"]}
+            if "://" in config.run and outside.events.exists():
+                shutil.copytree(outside.events, result / "tensorboard")
             publish(result, target)
             # written last: a stage that has it is never run again
             write_bytes(f"{target}/stage.json", (json.dumps(facts, indent=1) + "\n").encode())
     return facts
+
+
+def _silent(line: str) -> None:
+    """Lines for a person come from rank 0."""

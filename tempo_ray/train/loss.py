@@ -56,7 +56,8 @@ def _preference(scores: PairScores, config: LossConfig) -> Tensor:
 def pair_losses(scores: PairScores, config: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Losses (pairs,), and what to watch, each (pairs,) and without gradient.
 
-    A reward is beta times the log-ratio to the reference; `accuracy` is 1 where chosen has the larger one.
+    A reward is beta times the log-ratio to the reference; `accuracy` is 1 where chosen has the larger one. `chosen_drift` is
+    that log-ratio per token of chosen.
     """
     nll = -scores.chosen / scores.chosen_tokens
     preference = _preference(scores, config)
@@ -73,7 +74,7 @@ def pair_losses(scores: PairScores, config: LossConfig) -> tuple[Tensor, dict[st
             "rejected_reward": rejected_reward,
             "chosen_logp": scores.chosen,
             "rejected_logp": scores.rejected,
-            "chosen_drift": scores.chosen - scores.reference_chosen,
+            "chosen_drift": (scores.chosen - scores.reference_chosen) / scores.chosen_tokens,
             "length_ratio": scores.rejected_tokens / scores.chosen_tokens,
         }
     return losses, {name: value.detach() for name, value in metrics.items()}

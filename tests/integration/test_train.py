@@ -100,7 +100,7 @@ def finish(words: list[str], log: Path) -> str:
 def kill_after_the_first_save(words: list[str], root: Path) -> None:
     process = start(words, root / "killed.log")
     deadline = time.monotonic() + 300
-    while not list((root / "run" / "train").glob("align-8-*/checkpoint_manager_snapshot.json")):
+    while not list((root / "run" / "train" / "saves").glob("align-8-*/*/save.json")):
         assert process.poll() is None, (root / "killed.log").read_text()
         assert time.monotonic() < deadline, (root / "killed.log").read_text()
         time.sleep(0.05)
