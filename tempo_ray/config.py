@@ -92,6 +92,9 @@ class FramesConfig(Config):
     """Frames sampled per second of video."""
     min_frames: Positive = 4
     max_frames: Positive = 768
+    max_video_tokens: Positive | None = None
+    """Training: most tokens of a video, whose frames are scaled down to it; null leaves it to the model's own processor. It is
+    saved with the trained model, so that it is served so too."""
 
     @model_validator(mode="after")
     def _even(self) -> Self:
@@ -300,8 +303,6 @@ class LoraConfig(Config):
     rank: Positive = 32
     alpha: float = 64.0
     dropout: Share = 0.0
-    train_vision: bool = False
-    """Adapt the vision tower too; the language model's linear layers always are."""
 
 
 class OptimizerConfig(Config):
@@ -385,7 +386,10 @@ class AlignConfig(Config):
     reference: Literal["stage", "initial"] = "stage"
     """`stage`: the reference model is the one the stage starts from (as published); `initial`: the first model."""
     loss: LossConfig = LossConfig()
-    lora: LoraConfig = LoraConfig()
+    lora: LoraConfig | None = LoraConfig()
+    """On all linear layers of the language model; null trains its every weight, beside a frozen reference."""
+    train_vision: bool = False
+    """Train the vision tower too."""
     optimizer: OptimizerConfig = OptimizerConfig()
     batch: Positive = 16
     """Pairs per optimiser step, over all workers."""
@@ -395,8 +399,10 @@ class SftConfig(Config):
     data: Location | None = None
     """JSON or JSONL of conversations with `<video>`; video paths are relative to the file's folder."""
     epochs: Positive = 1
-    lora: LoraConfig | None = LoraConfig(alpha=32.0, train_vision=True)
-    """null trains every weight of the language model."""
+    lora: LoraConfig | None = LoraConfig(alpha=32.0)
+    """On all linear layers of the language model; null trains its every weight."""
+    train_vision: bool = True
+    """Train the vision tower too."""
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-4)
     batch: Positive = 16
     """Conversations per optimiser step, over all workers."""
@@ -451,6 +457,8 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _parts(self) -> Self:
+        if self.attention == "flex" and not self.workers.gpus:
+            raise ValueError("attention=flex needs workers.gpus: FlexAttention has no backward on a CPU; take auto or sdpa")
         if "sft" in self.recipe and self.sft.data is None:
             raise ValueError(f"recipe {self.recipe} needs sft.data; name a JSON file, or set recipe=align")
         for name, batch in (("align.batch", self.align.batch), ("sft.batch", self.sft.batch)):

@@ -35,6 +35,7 @@ def test_overrides_come_after_the_file(tmp_path: Path) -> None:
         (GeneratePairsConfig, [*PAIRS, "respond.frames.min_frames=3"], "even"),
         (TrainConfig, ["run=r", "model=m"], "needs sft.data"),
         (TrainConfig, ["run=r", "model=m", "recipe=align", "align.batch=3", "workers.count=2"], "multiple of workers.count"),
+        (TrainConfig, ["run=r", "model=m", "recipe=align", "workers.gpus=0", "attention=flex"], "needs workers.gpus"),
         (ServeConfig, ["models=[]"], "at least one entry"),
         (ServeConfig, ["models=[{name: a, path: p}]", "device=cpu"], "kv_cache_bytes"),
         (EvaluateConfig, ["run=r", "questions=q"], "models: missing"),

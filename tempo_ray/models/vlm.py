@@ -4,6 +4,7 @@
 `chat_text` and the same frames, builds the same.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 from tempo_ray.models.frames import Frames
@@ -27,8 +29,25 @@ _VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 
 
 @lru_cache(maxsize=4)
-def load_processor(path: str) -> Any:
-    return AutoProcessor.from_pretrained(path)
+def load_processor(path: str, max_video_tokens: int | None = None) -> Any:
+    """`max_video_tokens` has it scale a video's frames down to that many tokens in all, never below one token a frame."""
+    processor = AutoProcessor.from_pretrained(path)
+    if max_video_tokens is not None:
+        _limit(processor.video_processor, max_video_tokens)
+    return processor
+
+
+def _limit(videos: Any, tokens: int) -> None:
+    """Qwen3-VL counts the pixels of all frames together; the others share 90% of `max_video_tokens` out among the frames."""
+    token = (videos.patch_size * videos.merge_size) ** 2
+    all_frames_together = isinstance(videos, Qwen3VLVideoProcessor)
+    if all_frames_together:
+        pixels = token * videos.temporal_patch_size * tokens
+        videos.cap_pixels_per_frame = False
+        videos.size = {"shortest_edge": min(videos.size["shortest_edge"], pixels), "longest_edge": pixels}
+    else:
+        videos.cap_pixels_per_frame, videos.max_video_tokens = True, math.ceil(tokens / 0.9)
+        videos.size = {"shortest_edge": token, "longest_edge": max(token, videos.size["longest_edge"])}
 
 
 def load_model_config(path: str) -> PretrainedConfig:

@@ -1,24 +1,65 @@
-"""A run's facts -> the README.md that lies beside its model."""
+"""A run's facts and histories -> the README.md that lies beside its model, and its curves."""
 
+from pathlib import Path
 from typing import Any
 
+import matplotlib
+
 from tempo_ray.config import TrainConfig
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+CURVES = {
+    "loss": ("loss",),
+    "reward accuracy": ("accuracy", "held_out_accuracy"),
+    "reward margin": ("margin", "held_out_margin"),
+    "chosen against the reference (nats a token)": ("chosen_drift",),
+    "KL estimate (nats a token)": ("kl",),
+    "gradient norm": ("grad_norm",),
+}
+"""Titles of the panels, and the entries of the history that they show."""
+
+
+def curves(histories: dict[str, list[dict[str, float]]], file: Path) -> None:
+    """Stages side by side on one axis of steps, with a line where the next one begins."""
+    figure, axes = pyplot.subplots(2, 3, figsize=(13, 6.5), layout="constrained")
+    for axis, (title, names) in zip(axes.flat, CURVES.items(), strict=True):
+        start = 0
+        for stage, history in histories.items():
+            for number, name in enumerate(names):
+                points = [(start + entry["step"], entry[name]) for entry in history if name in entry]
+                if points:
+                    axis.plot(*zip(*points, strict=True), color="#1f6feb" if not number else "#c0392b", lw=1.2)
+            axis.text(start + 1, 1.0, stage, transform=axis.get_xaxis_transform(), fontsize=7, color="#8a93a3", va="bottom")
+            start += len(history)
+            axis.axvline(start, color="#d0d4da", lw=0.8)
+        axis.set_title(title, fontsize=9, pad=14)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
 
 
 def _rows(stages: list[dict[str, Any]]) -> list[str]:
     rows = [
-        "| stage | pairs | examples | videos | steps | skipped | first loss | last loss |",
-        "|---|---|---|---|---|---|---|---|",
+        "| stage | pairs | examples | videos | steps | skipped | first loss | last loss | accuracy | hours |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in stages:
         numbers = [one["pairs"], one["groups"], one["videos"], one["steps"], sum(one["skipped"].values())]
         losses = [f"{one[when]['loss']:.4f}" for when in ("first", "last")]
-        rows.append("| " + " | ".join(map(str, [one["name"], *numbers, *losses])) + " |")
+        accuracy = f"{one['last']['accuracy']:.3f}" if "accuracy" in one["last"] else ""
+        hours = f"{one['seconds'] / 3600:.2f}"
+        rows.append("| " + " | ".join(map(str, [one["name"], *numbers, *losses, accuracy, hours])) + " |")
     return rows
 
 
 def model_card(config: TrainConfig, stages: list[dict[str, Any]]) -> str:
     """What the model was made from and how, in the order of its making."""
+    last = stages[-1]
+    versions = ", ".join(f"{name} {number}" for name, number in last["versions"].items())
     lines = [
         "---",
         f"base_model: {config.model}",
@@ -30,6 +71,11 @@ def model_card(config: TrainConfig, stages: list[dict[str, Any]]) -> str:
         "An alignment stage prefers answers that keep to the order of a video's events over answers that do not.",
         "",
         *_rows(stages),
+        "",
+        "![curves](curves.png)",
+        "",
+        f"{last['workers']} workers, ZeRO stage {last['zero_stage']}, on {last['hardware']}. {versions}.",
+        f"Config {config.hash()}:",
         "",
         "```yaml",
         config.to_yaml().rstrip(),

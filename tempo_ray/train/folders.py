@@ -11,11 +11,6 @@ from pyarrow import fs
 from tempo_ray.paths import resolve
 
 
-def absolute(uri: str) -> str:
-    """A local path that means the same in every process; a URI as it is."""
-    return uri if "://" in uri else os.path.abspath(uri)
-
-
 def fetch(uri: str) -> str:
     """A local folder with what is at `uri`. A URI's folder is copied once a machine; a local path is used where it is."""
     if "://" not in uri:

@@ -19,7 +19,7 @@ from tempo_ray.config import TrainConfig
 from tempo_ray.job import BadInput
 from tempo_ray.models.check import weight_bytes
 from tempo_ray.paths import RunPaths, exists, read_bytes, resolve
-from tempo_ray.train.card import model_card
+from tempo_ray.train.card import curves, model_card
 from tempo_ray.train.folders import fetch, publish, work_folder
 from tempo_ray.train.loop import run_stage
 from tempo_ray.train.plan import Plan, Planned, digest, finished
@@ -152,6 +152,8 @@ def _write_model(config: TrainConfig, stages: list[dict[str, Any]]) -> None:
     shutil.copytree(fetch(f"{paths.stage(stages[-1]['name'])}/merged"), part, dirs_exist_ok=True)
     Path(part, "training.json").write_text(record)
     Path(part, "README.md").write_text(model_card(config, stages))
+    histories = {one["name"]: read_bytes(f"{paths.stage(one['name'])}/history.jsonl").decode().splitlines() for one in stages}
+    curves({name: [json.loads(line) for line in lines] for name, lines in histories.items()}, Path(part, "curves.png"))
     publish(part, paths.model)
 
 

@@ -12,7 +12,7 @@ from tempo_ray.train import deepspeed
 from tempo_ray.train.attention import attention_names
 from tempo_ray.train.batch import Batch
 from tempo_ray.train.curriculum import Group, Step, plan_steps
-from tempo_ray.train.lora import add_adapter, train_language_model
+from tempo_ray.train.lora import add_adapter, open_weights
 from tempo_ray.train.loss import PairScores, kl_estimate, pair_losses
 from tempo_ray.train.score import Scorer, answer_sums
 
@@ -40,6 +40,19 @@ class Work:
         return self.config.align.lora if self.kind == "align" else self.config.sft.lora
 
     @property
+    def train_vision(self) -> bool:
+        return self.config.align.train_vision if self.kind == "align" else self.config.sft.train_vision
+
+    @property
+    def reference(self) -> str | None:
+        """The model that a reference of its own is made of; None where there is none, or it is this one without its adapter."""
+        align = self.config.align
+        if self.kind != "align" or align.loss.type == "simpo":
+            return None
+        model = self.start if align.reference == "stage" else self.initial
+        return model if align.lora is None or model != self.start else None
+
+    @property
     def dtype(self) -> torch.dtype:
         return getattr(torch, self.config.deepspeed.dtype)
 
@@ -53,7 +66,7 @@ class Work:
 class Learner:
     engine: Any
     reference: Any
-    """The engine of the run's first model, or None: then the reference is this model with its adapter off."""
+    """An engine of its own, or None: then the reference is this model with its adapter off."""
 
     flex: bool = False
     """Attention by FlexAttention, in the place of SDPA."""
@@ -93,16 +106,16 @@ def make_learner(work: Work, universal: bool = False) -> Learner:
     model = load_model(work.start, work.dtype, attention_names(kind))
     adapter = None
     if work.lora is None:
-        train_language_model(model)
+        open_weights(model, work.train_vision)
     else:
-        adapter = add_adapter(model, work.lora, work.config.seed + work.number)
+        adapter = add_adapter(model, work.lora, work.config.seed + work.number, work.train_vision)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     engine = deepspeed.make_engine(Scorer(model, adapter), config, work.optimizer.weight_decay)
     reference = None
-    if work.kind == "align" and work.config.align.reference == "initial" and work.start != work.initial:
-        frozen = load_model(work.initial, work.dtype, attention_names(kind)).eval()
+    if work.reference is not None:
+        frozen = load_model(work.reference, work.dtype, attention_names(kind)).eval()
         reference = deepspeed.make_frozen_engine(Scorer(frozen), config)
     del sharded
     return Learner(engine, reference, kind == "flex")
@@ -110,15 +123,26 @@ def make_learner(work: Work, universal: bool = False) -> Learner:
 
 def align_losses(learner: Learner, batch: Batch, config: LossConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """(pairs,) losses and metrics."""
-    logps, reference = learner.both_logps(batch)
+    logps, reference = learner.both_logps(batch) if config.type != "simpo" else (learner.logps(batch), None)
+    if reference is None:
+        return pair_losses(_scores(answer_sums(logps, batch), None, batch), config)
     ours, theirs = answer_sums(logps, batch), answer_sums(reference, batch)
-    chosen, rejected = batch.chosen, batch.rejected
-    scores = PairScores(
-        ours[chosen], ours[rejected], theirs[chosen], theirs[rejected], batch.lengths[chosen], batch.lengths[rejected]
-    )
-    losses, metrics = pair_losses(scores, config)
+    losses, metrics = pair_losses(_scores(ours, theirs, batch), config)
     kl = answer_sums(kl_estimate(logps.detach(), reference), batch) / batch.lengths
-    return losses, metrics | {"kl": kl[chosen]}
+    return losses, metrics | {"kl": kl[batch.chosen]}
+
+
+def _scores(ours: torch.Tensor, theirs: torch.Tensor | None, batch: Batch) -> PairScores:
+    """(answers,) log-probs of whole answers -> those of the pairs."""
+    chosen, rejected = batch.chosen, batch.rejected
+    return PairScores(
+        chosen=ours[chosen],
+        rejected=ours[rejected],
+        reference_chosen=None if theirs is None else theirs[chosen],
+        reference_rejected=None if theirs is None else theirs[rejected],
+        chosen_tokens=batch.lengths[chosen],
+        rejected_tokens=batch.lengths[rejected],
+    )
 
 
 def sft_losses(learner: Learner, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

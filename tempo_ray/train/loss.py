@@ -1,17 +1,16 @@
 """Log-probs of chosen and rejected answers -> the loss of each pair.
 
-With h = (log p(chosen) - log p_ref(chosen)) - (log p(rejected) - log p_ref(rejected)), log-probs summed over an answer's
-tokens, the loss types are
+With h = r(chosen) - r(rejected), r an answer's log p - log p_ref, log-probs summed over its tokens, the loss types are
 
     sigmoid   -(1 - e) log s(beta h) - e log s(-beta h)                    DPO, arXiv 2305.18290; e > 0: conservative DPO
     robust    (-(1 - e) log s(beta h) + e log s(-beta h)) / (1 - 2e)       robust DPO, arXiv 2403.00409
     ipo       (h - 1 / (2 beta))^2                                         IPO, arXiv 2310.12036
     hinge     max(0, 1 - beta h)                                           SLiC, arXiv 2305.10425, as in arXiv 2309.06657
-    simpo     -log s(beta (log p(c) / |c| - log p(r) / |r|) - gamma)       SimPO, arXiv 2405.14734; no reference model
+    simpo     -log s(beta h - gamma), r = log p / tokens                   SimPO, arXiv 2405.14734; no reference model
 
-with s the logistic function and e the label smoothing. `length_normalised` divides each answer's log-ratio by its tokens before
-h is taken: IPO's authors mean it so (TRL does it), and DPO has been done so (arXiv 2406.09279). To each, nll_weight times the
-negative log-likelihood of chosen per token is added (RPO, arXiv 2404.19733).
+with s the logistic function and e the label smoothing. `length_normalised` divides r by the answer's tokens: IPO's authors mean
+it so (TRL does it), and DPO has been done so (arXiv 2406.09279). To each, nll_weight times the negative log-likelihood of
+chosen per token is added (RPO, arXiv 2404.19733).
 """
 
 from dataclasses import dataclass
@@ -25,26 +24,34 @@ from tempo_ray.config import LossConfig
 
 @dataclass(frozen=True)
 class PairScores:
-    """All (pairs,): log-probs of whole answers under the model and the reference, and the answers' token counts."""
+    """All (pairs,): log-probs of whole answers under the model and the reference, and the answers' token counts. The
+    reference's are None for a loss that has none."""
 
     chosen: Tensor
     rejected: Tensor
-    reference_chosen: Tensor
-    reference_rejected: Tensor
+    reference_chosen: Tensor | None
+    reference_rejected: Tensor | None
     chosen_tokens: Tensor
     rejected_tokens: Tensor
 
 
-def _preference(scores: PairScores, config: LossConfig) -> Tensor:
+def _rewards(scores: PairScores, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """(pairs,) each: r of chosen and of rejected, without beta. h is their difference."""
+    chosen, rejected = scores.chosen, scores.rejected
+    if config.type != "simpo":
+        if scores.reference_chosen is None or scores.reference_rejected is None:
+            raise ValueError(f"loss type {config.type} needs the reference's log-probs")
+        chosen, rejected = chosen - scores.reference_chosen, rejected - scores.reference_rejected
+    if config.type == "simpo" or config.length_normalised:
+        chosen, rejected = chosen / scores.chosen_tokens, rejected / scores.rejected_tokens
+    return chosen, rejected
+
+
+def _preference(h: Tensor, config: LossConfig) -> Tensor:
     """(pairs,): the loss without its NLL term."""
     beta, smoothing = config.beta, config.label_smoothing
     if config.type == "simpo":
-        margin = scores.chosen / scores.chosen_tokens - scores.rejected / scores.rejected_tokens
-        return -logsigmoid(beta * margin - config.simpo_gamma)
-    chosen, rejected = scores.chosen - scores.reference_chosen, scores.rejected - scores.reference_rejected
-    if config.length_normalised:
-        chosen, rejected = chosen / scores.chosen_tokens, rejected / scores.rejected_tokens
-    h = chosen - rejected
+        return -logsigmoid(beta * h - config.simpo_gamma)
     if config.type == "ipo":
         return (h - 1 / (2 * beta)) ** 2
     if config.type == "hinge":
@@ -56,27 +63,26 @@ def _preference(scores: PairScores, config: LossConfig) -> Tensor:
 def pair_losses(scores: PairScores, config: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Losses (pairs,), and what to watch, each (pairs,) and without gradient.
 
-    A reward is beta times the log-ratio to the reference; `accuracy` is 1 where chosen has the larger one. `chosen_drift` is
-    that log-ratio per token of chosen.
+    A reward is beta times what the loss compares; `accuracy` is 1 where chosen has the larger one. `chosen_drift` is the
+    log-ratio of chosen to the reference, per token.
     """
+    chosen, rejected = _rewards(scores, config)
     nll = -scores.chosen / scores.chosen_tokens
-    preference = _preference(scores, config)
+    preference = _preference(chosen - rejected, config)
     losses = preference + config.nll_weight * nll
-    with torch.no_grad():
-        chosen_reward = config.beta * (scores.chosen - scores.reference_chosen)
-        rejected_reward = config.beta * (scores.rejected - scores.reference_rejected)
-        metrics = {
-            "preference_loss": preference,
-            "nll": nll,
-            "accuracy": (chosen_reward > rejected_reward).to(nll.dtype),
-            "margin": chosen_reward - rejected_reward,
-            "chosen_reward": chosen_reward,
-            "rejected_reward": rejected_reward,
-            "chosen_logp": scores.chosen,
-            "rejected_logp": scores.rejected,
-            "chosen_drift": (scores.chosen - scores.reference_chosen) / scores.chosen_tokens,
-            "length_ratio": scores.rejected_tokens / scores.chosen_tokens,
-        }
+    metrics = {
+        "preference_loss": preference,
+        "nll": nll,
+        "accuracy": (chosen > rejected).to(nll.dtype),
+        "margin": config.beta * (chosen - rejected),
+        "chosen_reward": config.beta * chosen,
+        "rejected_reward": config.beta * rejected,
+        "chosen_logp": scores.chosen,
+        "rejected_logp": scores.rejected,
+        "length_ratio": scores.rejected_tokens / scores.chosen_tokens,
+    }
+    if scores.reference_chosen is not None:
+        metrics["chosen_drift"] = (scores.chosen - scores.reference_chosen) / scores.chosen_tokens
     return losses, {name: value.detach() for name, value in metrics.items()}
 
 

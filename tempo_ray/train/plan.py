@@ -1,8 +1,8 @@
 """A config -> the stages of its recipe, checked before anything is started."""
 
 import hashlib
+import importlib.util
 import json
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from tempo_ray.job import BadInput
 from tempo_ray.models.check import NotAModel, check_model
 from tempo_ray.paths import RunPaths, exists, read_bytes
 from tempo_ray.train.curriculum import Stage, make_stages, parted, read_pairs, table
-from tempo_ray.train.folders import absolute
 from tempo_ray.train.sft import BadConversations, read_conversations
 
 
@@ -35,11 +34,8 @@ class Plan:
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
-    """The config with paths that mean the same on every worker."""
-    sft = config.sft.model_copy(update={"data": None if config.sft.data is None else absolute(config.sft.data)})
-    model = absolute(config.model) if os.path.isdir(config.model) else config.model
-    pairs = absolute(config.pairs or RunPaths(config.run).pairs)
-    return config.model_copy(update={"run": absolute(config.run), "model": model, "pairs": pairs, "sft": sft})
+    """The config with the folder of its pairs."""
+    return config.model_copy(update={"pairs": config.pairs or RunPaths(config.run).pairs})
 
 
 def _align_stages(config: TrainConfig) -> tuple[list[Stage], dict[str, int]]:
@@ -88,6 +84,9 @@ def make_plan(config: TrainConfig) -> Plan:
         raise BadInput(
             "deepspeed.zero_stage 0 keeps no float32 copy of bfloat16 weights and rounds small updates away: use 2 or 3"
         )
+    for tracker in config.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise BadInput(f"trackers names {tracker}, which is not installed: pip install {tracker}, on every node")
     align: list[Planned] = []
     sft: list[Planned] = []
     left_out: dict[str, int] = {}

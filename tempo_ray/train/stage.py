@@ -140,7 +140,8 @@ def train_stage(work: Work, groups: Sequence[Group], outside: Outside) -> dict[s
     began = time.monotonic()
     rank, world = dist.get_rank(), dist.get_world_size()
     learner, progress = _start(work, outside.saves)
-    processor, model_config = load_processor(work.start), load_model_config(work.start)
+    processor = load_processor(work.start, work.config.frames.max_video_tokens)
+    model_config = load_model_config(work.start)
     one_step = Steps(work, learner, blank(processor, model_config, 2 if work.kind == "align" else 1))
     adaptive = work.config.align.curriculum.adaptive if work.kind == "align" else None
     watched: Sequence[Group] = ()
@@ -176,7 +177,7 @@ def train_stage(work: Work, groups: Sequence[Group], outside: Outside) -> dict[s
     if rank == 0:
         for tracker in trackers:
             tracker.finish()
-        save_merged(work.start, weights, work.lora, work.dtype, outside.result)
+        save_merged(work.start, weights, work.lora, work.dtype, outside.result, processor)
         for name, entries in (("history", progress.history), ("skipped", progress.skipped)):
             (outside.result / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return facts | {"start_seconds": round(start_seconds, 2), "seconds": round(time.monotonic() - began, 2)}

@@ -1,6 +1,7 @@
 """jobs/train.py as a user runs it: two workers, ZeRO-3, two DPO stages and SFT; killed in the middle and started again.
 
-Its losses are those of one process with plain PyTorch, across the kill and all.
+Its losses are those of one process with plain PyTorch, across the kill and all; its weights are those of a run in which a
+worker was killed instead, to the last bit.
 """
 
 import json
@@ -11,79 +12,15 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from tempo_ray.arguments import load_config
-from tempo_ray.config import TrainConfig
-from tempo_ray.models.vlm import load_model, load_model_config, load_processor
-from tempo_ray.schema import PAIR
-from tempo_ray.shapeworld import language
-from tempo_ray.shapeworld.build import make_random
-from tempo_ray.shapeworld.render import write_video
-from tempo_ray.shapeworld.story import draw_story
-from tempo_ray.train.attention import attention_names
-from tempo_ray.train.batch import pack, read_group
-from tempo_ray.train.deepspeed import learning_rate, parameter_groups
-from tempo_ray.train.learner import Learner, Work, align_losses
-from tempo_ray.train.loop import stage_groups
-from tempo_ray.train.lora import add_adapter
-from tempo_ray.train.plan import resolved
-from tempo_ray.train.score import Scorer
+from tempo_ray.models.vlm import load_model, load_model_config
+from tests.train.stages import config_of, make_inputs, plain_losses
 
 ROOT = Path(__file__).parents[2]
-VIDEOS = 8
-SETTINGS = {
-    "align.curriculum": "{strengths: [8, 4], epochs: 3}",
-    "align.batch": "8",
-    "align.optimizer.lr": "1.0e-3",
-    "align.lora": "{rank: 4, alpha: 8}",
-    "sft.batch": "8",
-    "sft.lora": "{rank: 4, alpha: 8, train_vision: true}",
-    "deepspeed": "{zero_stage: 3, dtype: float32, gradient_checkpointing: false}",
-    "workers": "{count: 2, cpus: 1, gpus: 0, max_failures: 0}",
-    "ray.num_cpus": "4",
-    "max_tokens": "1024",
-    "save_every_steps": "4",
-}
-
-
-def make_inputs(root: Path) -> list[str]:
-    """A random model, drawn videos, made-up pairs and conversations -> the words of the command."""
-    make_random("qwen2_5_vl", root / "model")
-    rng = np.random.default_rng(0)
-    pairs, conversations = [], []
-    for number in range(VIDEOS + 1):
-        events = list(draw_story(rng, 3).events)
-        video = root / f"{number}.mp4"
-        if number < VIDEOS:  # the last one's pairs name a file that is not there
-            story = draw_story(rng, 3)
-            events = list(story.events)
-            write_video(story, video, 24, 64, 64)
-        chosen = language.caption(events, number)
-        texts = [language.caption([events[index] for index in order], number) for order in ((2, 1, 0), (1, 0, 2), (0, 2, 1))]
-        for strength in (8, 4):
-            pairs += [
-                {
-                    "uri": str(video),
-                    "prompt": "Describe this video in order.",
-                    "chosen": chosen,
-                    "rejected": text,
-                    "strength": strength,
-                }
-                | {"order_distance": 1 / strength}
-                for text in [*texts, texts[0]]
-            ]
-        value = [{"from": "human", "value": "<video>\nTell the story."}, {"from": "gpt", "value": chosen}]
-        conversations.append({"video": video.name, "conversations": value})
-    (root / "pairs").mkdir()
-    pq.write_table(pa.Table.from_pylist(pairs, schema=PAIR), root / "pairs" / "0.parquet")
-    (root / "data.json").write_text(json.dumps(conversations[:VIDEOS]))
-    words = {"run": root / "run", "model": root / "model", "pairs": root / "pairs", "sft.data": root / "data.json"}
-    return [f"{key}={value}" for key, value in (words | SETTINGS).items()]
 
 
 def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -97,54 +34,59 @@ def finish(words: list[str], log: Path) -> str:
     return log.read_text()
 
 
-def kill_after_the_first_save(words: list[str], root: Path) -> None:
-    process = start(words, root / "killed.log")
+def wait_for_a_save(process: subprocess.Popen[bytes], root: Path, log: Path) -> None:
     deadline = time.monotonic() + 300
     while not list((root / "run" / "train" / "saves").glob("align-8-*/*/save.json")):
-        assert process.poll() is None, (root / "killed.log").read_text()
-        assert time.monotonic() < deadline, (root / "killed.log").read_text()
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
+    """The driver and all its processes are killed after the first save; the same command ends what they began."""
     root = tmp_path_factory.mktemp("train")
     words = make_inputs(root)
-    kill_after_the_first_save(words, root)
+    process = start(words, root / "killed.log")
+    wait_for_a_save(process, root, root / "killed.log")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     assert not (root / "run" / "stages" / "align-8" / "stage.json").exists(), "killed too late to test anything"
     return root, words, finish(words, root / "log")
 
 
-def plain_losses(config: TrainConfig) -> list[float]:
-    """The first stage's losses in one process: torch's optimizer, no shards, no Ray, all groups of a step in one batch."""
-    torch.set_num_threads(1)  # tiny models on a busy machine: threads would wait for one another
-    config = resolved(config)
-    work = Work(config, "align-8", "align", config.model, config.model, 0)
-    model = load_model(config.model, torch.float32, attention_names("sdpa"))
-    adapter = add_adapter(model, config.align.lora, config.seed)
-    module = Scorer(model, adapter)
-    learner = Learner(module, None)
-    processor, model_config = load_processor(config.model), load_model_config(config.model)
-    groups = stage_groups(config, "align-8")
-    steps = work.steps(groups, config.workers.count)
-    settings = work.optimizer
-    optimizer = torch.optim.AdamW(parameter_groups(module, settings.weight_decay), betas=(settings.beta1, settings.beta2))
-    losses = []
-    for number, step in enumerate(steps):
-        there = [groups[index] for hand in step for index in hand if Path(groups[index].uri).exists()]
-        tokens = [read_group(processor, model_config, group, config.frames, config.max_tokens) for group in there]
-        pair_losses, _ = align_losses(learner, pack(tokens), config.align.loss)
-        loss = pair_losses.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), settings.grad_clip)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(number, len(steps), settings)
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+def test_a_killed_worker_costs_nothing(trained: tuple[Path, list[str], str], tmp_path: Path) -> None:
+    """The run goes on by itself; its weights are those of the run whose driver was killed, bit for bit."""
+    root, words, _ = trained
+    mine = [*words, f"run={tmp_path / 'run'}", "recipe=align", "align.curriculum.strengths=[8]", "workers.max_failures=2"]
+    process = start(mine, tmp_path / "log")
+    wait_for_a_save(process, tmp_path, tmp_path / "log")
+    workers = [one for one in psutil.Process(process.pid).children(recursive=True) if "TrainWorker" in " ".join(one.cmdline())]
+    assert len(workers) == 2
+    workers[1].kill()
+    assert process.wait(400) == 0, (tmp_path / "log").read_text()
+    assert "align-8: done" in (tmp_path / "log").read_text()
+    one, other = (
+        load_file(folder / "run" / "stages" / "align-8" / "merged" / "model.safetensors") for folder in (root, tmp_path)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_stock_vllm_loads_what_comes_out(trained: tuple[Path, list[str], str]) -> None:
+    root, _, _ = trained
+    script = f"""
+from tempo_ray.config import EngineConfig
+from tempo_ray.models.engine import engine_kwargs, set_environment
+config = EngineConfig(dtype="float32", max_model_len=512, kv_cache_bytes=50_000_000, enforce_eager=True, in_process=True)
+set_environment(config)
+from vllm import LLM, SamplingParams
+llm = LLM({str(root / "run" / "model")!r}, **engine_kwargs(config, True))
+said = llm.chat([{{"role": "user", "content": "Tell a story."}}], SamplingParams(max_tokens=8), use_tqdm=False)
+print(len(said[0].outputs[0].token_ids))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.splitlines()[-1]) > 0
 
 
 def test_it_went_on_from_the_save(trained: tuple[Path, list[str], str]) -> None:
@@ -158,7 +100,7 @@ def test_losses_are_those_of_plain_pytorch(trained: tuple[Path, list[str], str])
     root, words, _ = trained
     history = (root / "run" / "stages" / "align-8" / "history.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in history]
-    plain = plain_losses(load_config(TrainConfig, None, words))
+    plain, _ = plain_losses(config_of(words))
     assert len(losses) >= 10
     assert losses[0] > losses[-1]
     assert losses == pytest.approx(plain, rel=2e-5)

@@ -41,6 +41,20 @@ def test_positions_of_a_message_by_hand(folders: dict[str, str], family: str) ->
     assert (np.diff(one.positions[:, after:], axis=1) == 1).all()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("frames", "height", "width"), [(4, 640, 480), (64, 320, 640), (120, 64, 64)])
+def test_a_video_is_scaled_down_to_its_tokens(
+    folders: dict[str, str], family: str, frames: int, height: int, width: int, tmp_path: Path
+) -> None:
+    """And by the processor that is saved with the model."""
+    config, processor = load_model_config(folders[family]), load_processor(folders[family], 200)
+    processor.save_pretrained(tmp_path)
+    for one in (processor, load_processor(str(tmp_path))):
+        [encoded] = encode(one, config, [chat_text(one, [None, "?"])], [[video(frames, height, width)]])
+        tokens = int((encoded.input_ids == config.video_token_id).sum())
+        assert frames // 2 <= tokens <= 200
+
+
 def test_text_alone_counts_up(folders: dict[str, str]) -> None:
     config = load_model_config(folders["qwen2_5_vl"])
     assert (mrope_positions(config, [1, 2, 3]) == np.arange(3)).all()

@@ -225,7 +225,7 @@ def test_the_reference_is_the_model_without_its_adapter(
     before, none = Scorer(load_model(path, torch.float32, attention_names("sdpa")))(*given)
     assert none is None
     model = load_model(path, torch.float32, attention_names("sdpa"))
-    adapter = add_adapter(model, LoraConfig(rank=4, alpha=8, train_vision=train_vision), seed=0)
+    adapter = add_adapter(model, LoraConfig(rank=4, alpha=8), 0, train_vision)
     torch.manual_seed(0)
     for one in model.parameters():
         if one.requires_grad:

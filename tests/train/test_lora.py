@@ -7,7 +7,7 @@ import torch
 from tempo_ray.config import LoraConfig
 from tempo_ray.models.vlm import load_model, load_processor
 from tempo_ray.shapeworld.build import FAMILIES
-from tempo_ray.train.lora import LANGUAGE, VISION, add_adapter, save_merged, train_language_model
+from tempo_ray.train.lora import LANGUAGE, VISION, add_adapter, open_weights, save_merged
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -21,14 +21,14 @@ def test_the_targets_are_all_linear_layers_and_nothing_else(family: str, models:
 
 @pytest.mark.parametrize("train_vision", [False, True])
 def test_merged_equals_adapted(train_vision: bool, models: dict[str, Path], tmp_path: Path) -> None:
-    source, lora = str(models["qwen2_5_vl"]), LoraConfig(rank=4, alpha=8, train_vision=train_vision)
-    adapted = add_adapter(load_model(source, torch.float32), lora, seed=3)
+    source, lora = str(models["qwen2_5_vl"]), LoraConfig(rank=4, alpha=8)
+    adapted = add_adapter(load_model(source, torch.float32), lora, 3, train_vision)
     torch.manual_seed(0)
     trained = {name: one for name, one in adapted.get_base_model().named_parameters() if one.requires_grad}
     assert any("visual" in name for name in trained) == train_vision
     for one in trained.values():
         one.data.normal_(std=0.05)
-    save_merged(source, trained, lora, torch.float32, tmp_path)
+    save_merged(source, trained, lora, torch.float32, tmp_path, load_processor(source))
     merged = load_model(str(tmp_path / "merged"), torch.float32)
     ids = torch.arange(10, 30)[None]
     with torch.no_grad():
@@ -45,13 +45,13 @@ def test_merged_equals_adapted(train_vision: bool, models: dict[str, Path], tmp_
 def test_full_training_leaves_the_vision_tower(models: dict[str, Path], tmp_path: Path) -> None:
     source = str(models["qwen2_5_vl"])
     model = load_model(source, torch.float32)
-    train_language_model(model)
+    open_weights(model)
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     assert trained
     assert not any("visual" in name for name in trained)
     for one in trained.values():
         one.data += 1.0
-    save_merged(source, trained, None, torch.bfloat16, tmp_path)
+    save_merged(source, trained, None, torch.bfloat16, tmp_path, load_processor(source))
     merged = load_model(str(tmp_path / "merged"), torch.bfloat16)
     for name, one in model.named_parameters():
         assert torch.equal(dict(merged.named_parameters())[name], one.to(torch.bfloat16)), name
@@ -60,4 +60,4 @@ def test_full_training_leaves_the_vision_tower(models: dict[str, Path], tmp_path
 
 def test_weights_without_a_place_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="have no place"):
-        save_merged(str(models["qwen2_5_vl"]), {"other.weight": torch.ones(1)}, None, torch.float32, tmp_path)
+        save_merged(str(models["qwen2_5_vl"]), {"other.weight": torch.ones(1)}, None, torch.float32, tmp_path, None)

@@ -1,5 +1,6 @@
 import math
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -41,9 +42,11 @@ def test_losses_by_hand(kind: str, extra: dict[str, float], expected: float) -> 
     config = LossConfig(beta=0.1, type=kind, nll_weight=0.0, **extra)
     losses, metrics = pair_losses(scores(*PAIR), config)
     assert losses.tolist() == pytest.approx([expected], rel=1e-12)
-    assert metrics["margin"].item() == pytest.approx(0.3)
-    assert metrics["chosen_reward"].item() == pytest.approx(0.1)
-    assert metrics["rejected_reward"].item() == pytest.approx(-0.2)
+    chosen, rejected = (-2.0, -3.0) if kind == "simpo" else (1 / 4, -2 / 5) if "length_normalised" in extra else (1.0, -2.0)
+    assert metrics["chosen_reward"].item() == pytest.approx(0.1 * chosen)
+    assert metrics["rejected_reward"].item() == pytest.approx(0.1 * rejected)
+    assert metrics["margin"].item() == pytest.approx(0.1 * (chosen - rejected))
+    assert metrics["chosen_drift"].item() == pytest.approx(1 / 4)
     assert metrics["accuracy"].item() == 1.0
 
 
@@ -51,6 +54,15 @@ def test_nll_is_per_token_and_weighted() -> None:
     plain = pair_losses(scores(*PAIR), LossConfig(nll_weight=0.0))[0]
     weighted = pair_losses(scores(*PAIR), LossConfig(nll_weight=0.5))[0]
     assert (weighted - plain).item() == pytest.approx(0.5 * 8 / 4)
+
+
+def test_what_needs_a_reference_says_so() -> None:
+    given = scores(*PAIR)
+    alone = replace(given, reference_chosen=None, reference_rejected=None)
+    _, metrics = pair_losses(alone, LossConfig(type="simpo"))
+    assert "chosen_drift" not in metrics
+    with pytest.raises(ValueError, match="needs the reference"):
+        pair_losses(alone, LossConfig())
 
 
 @pytest.mark.parametrize("kind", TYPES)
