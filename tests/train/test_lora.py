@@ -1,13 +1,19 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
-from tempo_ray.config import LoraConfig
-from tempo_ray.models.vlm import load_model, load_processor
+from tempo_ray.config import FramesConfig, LoraConfig
+from tempo_ray.models.vlm import load_model, load_model_config, load_processor
 from tempo_ray.shapeworld.build import FAMILIES
+from tempo_ray.train.attention import attention_names
+from tempo_ray.train.batch import pack, read_group
+from tempo_ray.train.curriculum import Group
 from tempo_ray.train.lora import LANGUAGE, VISION, add_adapter, open_weights, save_merged
+from tempo_ray.train.score import Scorer
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -40,6 +46,37 @@ def test_merged_equals_adapted(train_vision: bool, models: dict[str, Path], tmp_
     assert (tmp_path / "merged" / "tempo_ray.json").is_file()
     assert (tmp_path / "merged" / "generation_config.json").is_file()
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_merged_and_adapter_answer_alike_on_videos_in_bfloat16(
+    family: str, models: dict[str, Path], videos: list[str], tmp_path: Path
+) -> None:
+    """The merged weights, the adapter that lies beside them loaded by stock PEFT, and what was trained: one model."""
+    source, processor = str(models[family]), load_processor(str(models[family]))
+    config = load_model_config(source)
+    adapted = add_adapter(load_model(source, torch.bfloat16), LoraConfig(rank=4, alpha=8), 3)
+    torch.manual_seed(0)
+    trained = {name: one for name, one in adapted.get_base_model().named_parameters() if one.requires_grad}
+    for one in trained.values():
+        one.data.normal_(std=0.02)
+    save_merged(source, trained, LoraConfig(rank=4, alpha=8), torch.bfloat16, tmp_path, processor)
+    groups = [Group(video, (None, "What happens?"), "A red circle moves left.", ("No.",)) for video in videos]
+    batch = pack([read_group(processor, config, group, FramesConfig(), 4096) for group in groups])
+
+    @torch.no_grad()
+    def logps(model: Any) -> torch.Tensor:
+        model.set_attn_implementation(attention_names("sdpa"))
+        return Scorer(model)(batch.inputs, batch.source, batch.target)[0]
+
+    stock = PeftModel.from_pretrained(
+        load_model(source, torch.bfloat16), str(tmp_path / "adapter"), autocast_adapter_dtype=False
+    ).get_base_model()
+    want = logps(adapted.get_base_model())
+    assert torch.equal(logps(stock), want)
+    got, before = logps(load_model(str(tmp_path / "merged"), torch.bfloat16)), logps(load_model(source, torch.bfloat16))
+    assert (got - want).abs().max() < 0.1, "a bfloat16 log-prob near -7 is rounded to 1/32"
+    assert (before - want).abs().mean() > 3 * (got - want).abs().mean()
 
 
 def test_full_training_leaves_the_vision_tower(models: dict[str, Path], tmp_path: Path) -> None:
