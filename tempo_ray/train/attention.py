@@ -6,7 +6,9 @@ causal attention, and its answers, a boolean mask of answers x group; `flex` giv
 the blocks that are empty (arXiv 2412.05496).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -103,7 +105,10 @@ def packed_sdpa(
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
-_flex = torch.compile(flex_attention)
+@cache
+def _flex() -> Callable[..., Tensor]:
+    """Compiled when it is first wanted: readying torch.compile takes seconds, which a CPU need not spend."""
+    return torch.compile(flex_attention)
 
 
 def packed_flex(
@@ -119,7 +124,7 @@ def packed_flex(
     """The same through FlexAttention's kernel, compiled on first use. It has no dropout, and on a CPU no backward."""
     if layout is None or layout.blocks is None:
         raise ValueError("packed attention needs the layout of the row, made by Layout.for_flex: call the model with layout=")
-    found = _flex(query, key, value, block_mask=layout.blocks, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    found = _flex()(query, key, value, block_mask=layout.blocks, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
     return found.transpose(1, 2).contiguous(), None
 
 
