@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,10 +119,55 @@ def submitted(run: str, store: tuple[Store, dict[str, str]], bucket: fs.S3FileSy
     return {pair["pair_id"]: (pair["chosen"], pair["rejected"]) for pair in pairs}
 
 
-def test_a_store_that_fails_one_request_in_ten_changes_nothing(
-    store: tuple[Store, dict[str, str]], bucket: fs.S3FileSystem
+@pytest.fixture(scope="module")
+def undisturbed(store: tuple[Store, dict[str, str]], bucket: fs.S3FileSystem) -> Pairs:
+    return submitted("films/run", store, bucket)
+
+
+def test_training_in_a_bucket_goes_on_after_a_kill(
+    store: tuple[Store, dict[str, str]], bucket: fs.S3FileSystem, undisturbed: Pairs, tmp_path: Path
 ) -> None:
-    undisturbed = submitted("films/run", store, bucket)
+    """Pairs, videos, saves and model in the bucket; the driver and its worker are killed after a save."""
+    _, environment = store
+    command = [sys.executable, "jobs/train.py", "--config", "jobs/configs/embedded.yaml", "run=s3://films/run", "recipe=align"]
+    command += ["align.curriculum={order: mixed, epochs: 16}", "align.batch=16", "workers.count=1", "save_every_steps=2"]
+
+    def start(log: Path) -> subprocess.Popen[bytes]:
+        with log.open("wb") as out:
+            return subprocess.Popen(
+                command, cwd=ROOT, env=os.environ | environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def saves() -> list[str]:
+        found = bucket.get_file_info(fs.FileSelector("films/run/train/saves", recursive=True, allow_not_found=True))
+        return [info.path for info in found if info.base_name == "save.json"]
+
+    process = start(tmp_path / "killed.log")
+    deadline = time.monotonic() + 300
+    while not saves():
+        assert process.poll() is None, (tmp_path / "killed.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert start(tmp_path / "log").wait(300) == 0, (tmp_path / "log").read_text()
+    said = (tmp_path / "log").read_text()
+    assert "align-mixed  step 1/" not in said
+    assert "align-mixed: done" in said
+    assert saves() == []
+    with bucket.open_input_stream("films/run/stages/align-mixed/stage.json") as stream:
+        facts = json.loads(stream.read())
+    assert facts["pairs"] == len(set(undisturbed.values()))
+    there = {info.base_name for info in bucket.get_file_info(fs.FileSelector("films/run/model"))}
+    assert {"model.safetensors", "README.md", "curves.png", "chat_template.jinja"} <= there
+    for text in (said, (tmp_path / "killed.log").read_text(), json.dumps(facts)):
+        assert SECRET not in text
+        assert KEY not in text
+
+
+def test_a_store_that_fails_one_request_in_ten_changes_nothing(
+    store: tuple[Store, dict[str, str]], bucket: fs.S3FileSystem, undisturbed: Pairs
+) -> None:
     application, _ = store
     application.fail_every = 10
     disturbed = submitted("films/run-that-fails", store, bucket)
