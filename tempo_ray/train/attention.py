@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
@@ -27,17 +28,16 @@ class Span:
     start: int
     answers: int
     end: int
-    mask: Tensor
-    """(end - answers, end - start) booleans: may this answer token attend to that token of the group?"""
+    mask: Bool[Tensor, "answers group"]
+    """May this answer token attend to that token of the group?"""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A row of packed groups. `groups` and `segments` are (tokens,): the number of the group; 0 in its prompt, k in its k-th
-    answer."""
+    """A row of packed groups. `groups` has the number of each token's group; `segments` 0 in its prompt, k in its k-th answer."""
 
-    groups: Tensor
-    segments: Tensor
+    groups: Int[Tensor, "tokens"]
+    segments: Int[Tensor, "tokens"]
     spans: tuple[Span, ...]
     blocks: BlockMask | None = None
     """What FlexAttention needs, where it is used."""
@@ -59,8 +59,8 @@ class Layout:
         return replace(self, blocks=blocks)
 
 
-def make_layout(segments: list[Tensor]) -> Layout:
-    """The segment numbers of each group, (its tokens,), prompt first and answers in order -> their layout side by side."""
+def make_layout(segments: list[Int[Tensor, "tokens"]]) -> Layout:
+    """The segment numbers of each group, prompt first and answers in order -> their layout side by side."""
     groups = torch.cat([torch.full_like(one, number) for number, one in enumerate(segments)])
     spans, start = [], 0
     for one in segments:
@@ -70,26 +70,24 @@ def make_layout(segments: list[Tensor]) -> Layout:
     return Layout(groups, torch.cat(segments), tuple(spans))
 
 
-def visible(segments: Tensor) -> Tensor:
-    """(tokens,) segments of one group -> (tokens, tokens) booleans: may the query attend to the key?"""
+def visible(segments: Int[Tensor, "tokens"]) -> Bool[Tensor, "tokens tokens"]:
+    """The segments of one group -> may the query (first axis) attend to the key?"""
     causal = torch.ones(len(segments), len(segments), dtype=torch.bool, device=segments.device).tril()
     return causal & ((segments == PROMPT)[None, :] | (segments[:, None] == segments[None, :]))
 
 
 def packed_sdpa(
     module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    query: Float[Tensor, "1 heads tokens size"],
+    key: Float[Tensor, "1 key_heads tokens size"],
+    value: Float[Tensor, "1 key_heads tokens size"],
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     layout: Layout | None = None,
     **_: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention interface: query (1, heads, tokens, size), key and value (1, key heads, tokens, size) ->
-    (1, tokens, heads, size). `layout` is handed down from the model's keyword arguments.
-    """
+) -> tuple[Float[Tensor, "1 tokens heads size"], None]:
+    """transformers' attention interface; `layout` is handed down from the model's keyword arguments."""
     if layout is None:
         raise ValueError("packed attention needs the layout of the row: call the model with layout=")
     shared: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
@@ -113,14 +111,14 @@ def _flex() -> Callable[..., Tensor]:
 
 def packed_flex(
     module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    query: Float[Tensor, "1 heads tokens size"],
+    key: Float[Tensor, "1 key_heads tokens size"],
+    value: Float[Tensor, "1 key_heads tokens size"],
     attention_mask: Tensor | None,
     scaling: float | None = None,
     layout: Layout | None = None,
     **_: Any,
-) -> tuple[Tensor, None]:
+) -> tuple[Float[Tensor, "1 tokens heads size"], None]:
     """The same through FlexAttention's kernel, compiled on first use. It has no dropout, and on a CPU no backward."""
     if layout is None or layout.blocks is None:
         raise ValueError("packed attention needs the layout of the row, made by Layout.for_flex: call the model with layout=")

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from tempo_ray.config import FramesConfig
@@ -29,15 +31,15 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Tokens:
-    """One group. `ids` (tokens,); `positions` (3, tokens); `segments` (tokens,), 0 the prompt, k its k-th answer, chosen first;
-    `trained` (tokens,), whether the token is to be predicted; `pixels` (patches, values) and `grid` (1, 3) of the video."""
+    """One group. `segments` is 0 in the prompt, k in its k-th answer, chosen first; `trained` tells which tokens are to be
+    predicted; `pixels` and `grid` are the video's."""
 
-    ids: np.ndarray
-    positions: np.ndarray
-    segments: np.ndarray
-    trained: np.ndarray
-    pixels: torch.Tensor
-    grid: torch.Tensor
+    ids: Int[np.ndarray, "tokens"]
+    positions: Int[np.ndarray, "3 tokens"]
+    segments: Int[np.ndarray, "tokens"]
+    trained: Bool[np.ndarray, "tokens"]
+    pixels: Float[Tensor, "patches values"]
+    grid: Int[Tensor, "1 3"]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,19 +57,19 @@ class Tokens:
 class Batch:
     """Groups side by side in one row.
 
-    `inputs` are the model's own arguments, and the row's `layout`. For each of the answer tokens: `source` (n,) is the place
-    in the row of the hidden state that predicts it, `target` (n,) the token, `answer` (n,) which of the row's answers it
-    belongs to. `chosen` and `rejected` (pairs,) are the answers of each pair; `lengths` (answers,) counts their tokens. A
-    batch of weight 0 keeps a worker in step with the others and trains nothing.
+    `inputs` are the model's own arguments, and the row's `layout`. For each of the tokens to be predicted: `source` is the
+    place in the row of the hidden state that predicts it, `target` the token, `answer` which of the row's answers it belongs
+    to. `chosen` and `rejected` are the answers of each pair; `lengths` counts the answers' tokens. A batch of weight 0 keeps a
+    worker in step with the others and trains nothing.
     """
 
     inputs: dict[str, Any]
-    source: torch.Tensor
-    target: torch.Tensor
-    answer: torch.Tensor
-    chosen: torch.Tensor
-    rejected: torch.Tensor
-    lengths: torch.Tensor
+    source: Int[Tensor, "predicted"]
+    target: Int[Tensor, "predicted"]
+    answer: Int[Tensor, "predicted"]
+    chosen: Int[Tensor, "pairs"]
+    rejected: Int[Tensor, "pairs"]
+    lengths: Int[Tensor, "answers"]
     weight: float = 1.0
 
     def to(self, device: torch.device) -> "Batch":

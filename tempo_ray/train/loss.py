@@ -16,6 +16,7 @@ chosen per token is added (RPO, arXiv 2404.19733).
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -24,19 +25,19 @@ from tempo_ray.config import LossConfig
 
 @dataclass(frozen=True)
 class PairScores:
-    """All (pairs,): log-probs of whole answers under the model and the reference, and the answers' token counts. The
-    reference's are None for a loss that has none."""
+    """Log-probs of whole answers under the model and the reference, and the answers' token counts. The reference's are None
+    for a loss that has none."""
 
-    chosen: Tensor
-    rejected: Tensor
-    reference_chosen: Tensor | None
-    reference_rejected: Tensor | None
-    chosen_tokens: Tensor
-    rejected_tokens: Tensor
+    chosen: Float[Tensor, "pairs"]
+    rejected: Float[Tensor, "pairs"]
+    reference_chosen: Float[Tensor, "pairs"] | None
+    reference_rejected: Float[Tensor, "pairs"] | None
+    chosen_tokens: Int[Tensor, "pairs"]
+    rejected_tokens: Int[Tensor, "pairs"]
 
 
-def _rewards(scores: PairScores, config: LossConfig) -> tuple[Tensor, Tensor]:
-    """(pairs,) each: r of chosen and of rejected, without beta. h is their difference."""
+def _rewards(scores: PairScores, config: LossConfig) -> tuple[Float[Tensor, "pairs"], Float[Tensor, "pairs"]]:
+    """r of chosen and of rejected, without beta. h is their difference."""
     chosen, rejected = scores.chosen, scores.rejected
     if config.type != "simpo":
         if scores.reference_chosen is None or scores.reference_rejected is None:
@@ -47,8 +48,8 @@ def _rewards(scores: PairScores, config: LossConfig) -> tuple[Tensor, Tensor]:
     return chosen, rejected
 
 
-def _preference(h: Tensor, config: LossConfig) -> Tensor:
-    """(pairs,): the loss without its NLL term."""
+def _preference(h: Float[Tensor, "pairs"], config: LossConfig) -> Float[Tensor, "pairs"]:
+    """The loss without its NLL term."""
     beta, smoothing = config.beta, config.label_smoothing
     if config.type == "simpo":
         return -logsigmoid(beta * h - config.simpo_gamma)
@@ -60,8 +61,8 @@ def _preference(h: Tensor, config: LossConfig) -> Tensor:
     return right + wrong if config.type == "sigmoid" else (right - wrong) / (1 - 2 * smoothing)
 
 
-def pair_losses(scores: PairScores, config: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Losses (pairs,), and what to watch, each (pairs,) and without gradient.
+def pair_losses(scores: PairScores, config: LossConfig) -> tuple[Float[Tensor, "pairs"], dict[str, Float[Tensor, "pairs"]]]:
+    """Losses, and what to watch, without gradient.
 
     A reward is beta times what the loss compares; `accuracy` is 1 where chosen has the larger one. `chosen_drift` is the
     log-ratio of chosen to the reference, per token.
@@ -86,8 +87,8 @@ def pair_losses(scores: PairScores, config: LossConfig) -> tuple[Tensor, dict[st
     return losses, {name: value.detach() for name, value in metrics.items()}
 
 
-def kl_estimate(logps: Tensor, reference: Tensor) -> Tensor:
-    """(tokens,) of each -> (tokens,): exp(q) - 1 - q with q = log p_ref - log p, never negative.
+def kl_estimate(logps: Float[Tensor, "tokens"], reference: Float[Tensor, "tokens"]) -> Float[Tensor, "tokens"]:
+    """exp(q) - 1 - q with q = log p_ref - log p, never negative.
 
     An unbiased estimate of KL(model || reference) where the tokens come from the model (Schulman 2020, "k3"); here they
     are those of the chosen answers, which that model family wrote.
