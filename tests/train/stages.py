@@ -1,8 +1,7 @@
 """Helpers for tests of a whole stage: drawn videos and made-up pairs; workers in processes; the same in plain PyTorch."""
 
+import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -121,12 +121,20 @@ def run_stages(stages: list[Asked], until: Callable[[Path], bool] | None = None,
                 time.sleep(0.02)
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                _kill(process.pid)
             process.wait()
     assert until is None, "it ended before it could be killed"
     output = (out / "log").read_text()
     assert process.returncode == 0, output[-5000:]
     return [_ran(stage.out, output) for stage in stages]
+
+
+def _kill(pid: int) -> None:
+    """The launcher and its workers, which are in sessions of their own, at one stroke."""
+    launcher = psutil.Process(pid)
+    for one in [*launcher.children(recursive=True), launcher]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def run_stage(config: TrainConfig, out: Path) -> Ran:

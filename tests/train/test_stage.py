@@ -14,7 +14,7 @@ from tests.train.stages import Asked, Ran, config_of, kill_stage, make_inputs, p
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return [*make_inputs(tmp_path_factory.mktemp("inputs")), "align.curriculum.epochs=8", "sft.epochs=20"]
+    return [*make_inputs(tmp_path_factory.mktemp("inputs")), "align.curriculum.epochs=7", "sft.epochs=20"]
 
 
 def changed(words: list[str], *more: str) -> TrainConfig:
@@ -48,7 +48,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
 def ran(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     """Every case that is not disturbed, in one pair of processes."""
     root = tmp_path_factory.mktemp("cases")
-    asked = [Asked(changed(words, *more), root / case, name) for case, (name, more) in CASES.items()]
+    asked = [Asked(changed(words, "save_every_steps=100", *more), root / case, name) for case, (name, more) in CASES.items()]
     return dict(zip(CASES, run_stages(asked), strict=True))
 
 
