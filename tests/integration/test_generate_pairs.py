@@ -15,7 +15,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+from datasets import load_dataset
+from trl.data_utils import apply_chat_template, is_conversational, maybe_extract_prompt
 
+from tempo_ray.models.vlm import load_processor
 from tempo_ray.schema import ANSWERS, PAIR, SCHEMA_VERSION
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
@@ -128,8 +131,8 @@ def test_videos_are_ranked_by_richness(done: Path) -> None:
     assert found[0] > found[-1]
 
 
-def test_export_is_what_trainers_read(done: Path) -> None:
-    """Field by field as each project documents it: roles, the place of <video>, the names of the columns."""
+def test_export_is_what_trainers_read(done: Path, tmp_path: Path) -> None:
+    """TRL's through its own loader; the others field by field as documented: roles, the place of <video>, column names."""
     pairs = ds.dataset(done / "pairs", format="parquet").to_table().to_pylist()
     rows = {}
     for form in ("trl", "ms_swift", "llama_factory"):
@@ -152,9 +155,15 @@ def test_export_is_what_trainers_read(done: Path) -> None:
     assert factory["conversations"][0]["value"].count("<video>") == len(factory["videos"]) == 1
     info = json.loads((done / "export" / "dataset_info.json").read_text())["tempo_ray"]
     assert set(info["columns"].values()) == set(factory)
-    trl = rows["trl"][0]
-    assert trl["prompt"][0]["content"][1]["text"] == one["prompt"]
-    assert trl["rejected"][0]["content"][0]["text"] == one["rejected"]
+    loaded = load_dataset("json", data_files=str(done / "export" / "trl.jsonl"), split="train", cache_dir=str(tmp_path))
+    assert len(loaded) == len(pairs)
+    assert is_conversational(loaded[0])
+    assert loaded[0]["videos"] == [one["uri"]]
+    written = apply_chat_template(maybe_extract_prompt(loaded[0]), load_processor(one["model"]))
+    assert written["prompt"].count("<|video_pad|>") == 1
+    assert one["prompt"] in written["prompt"]
+    assert written["chosen"].startswith(one["chosen"])
+    assert written["rejected"].startswith(one["rejected"])
     refused = run("export", "csv", f"run={done}")
     assert (refused.returncode, "one of trl, ms_swift, llama_factory" in refused.stderr) == (2, True)
 
