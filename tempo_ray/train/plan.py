@@ -12,7 +12,7 @@ from tempo_ray.config import TrainConfig
 from tempo_ray.job import BadInput
 from tempo_ray.models.check import NotAModel, check_model
 from tempo_ray.paths import RunPaths, exists, read_bytes
-from tempo_ray.train.curriculum import Stage, make_stages, parted, read_pairs, table
+from tempo_ray.train.curriculum import Stage, hold_out, make_stages, parted, read_pairs, table
 from tempo_ray.train.sft import BadConversations, read_conversations
 
 
@@ -55,6 +55,12 @@ def _align_stages(config: TrainConfig) -> tuple[list[Stage], dict[str, int]]:
         strengths = f"one of align.curriculum.strengths {sorted(curriculum.strengths)}"
         wanted = strengths if curriculum.by == "strength" else f"a measured difficulty by {curriculum.by}"
         raise BadInput(f"{uri}: no usable pair among its {len(pairs)} has {wanted}")
+    if curriculum.adaptive is not None:
+        for stage in (stage for stage in stages if stage.groups):
+            try:
+                hold_out(stage.groups, curriculum.adaptive.held_out, config.seed)
+            except ValueError as error:
+                raise BadInput(f"{stage.name}: {error}; set align.curriculum.adaptive=null, or make more pairs") from error
     left_out = {
         "no_stage": len(pairs) - sum(len(part) for _, part in parted(pairs, curriculum)),
         "identical": sum(stage.identical for stage in stages),

@@ -186,7 +186,7 @@ def train_stage(work: Work, groups: Sequence[Group], outside: Outside) -> dict[s
 def _must_stop(work: Work, progress: Progress, last: bool) -> str | None:
     limits = work.config.health
     reason = wrong(progress.history, limits)
-    if reason is None and "loss" in progress.history[-1]:
+    if reason is None:
         reason = too_many_skipped(len(progress.skipped), progress.seen, limits, last)
         if reason is not None:
             reason += f"; {progress.skipped[-1]['message']} for one"

@@ -43,6 +43,7 @@ def test_recipes(recipe: str, names: list[str], models: dict[str, Path], tmp_pat
         ("model=/nowhere", "no such folder"),
         ("sft.data=/nowhere.json", "no such file"),
         ("deepspeed.zero_stage=0", "no float32 copy"),
+        ("align.curriculum.adaptive={}", "too few to hold 1 of them out"),
         ("trackers=[mlflow]", "pip install mlflow"),
         ("align.curriculum.strengths=[2]", "has one of align.curriculum.strengths"),
     ],
