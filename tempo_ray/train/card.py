@@ -22,21 +22,23 @@ CURVES = {
 
 
 def curves(histories: dict[str, list[dict[str, float]]], file: Path) -> None:
-    """Stages side by side on one axis of steps, with a line where the next one begins."""
+    """Stages side by side, each as wide as the others however many steps it has; in red what is held out."""
     figure, axes = pyplot.subplots(2, 3, figsize=(13, 6.5), layout="constrained")
     for axis, (title, names) in zip(axes.flat, CURVES.items(), strict=True):
-        start = 0
-        for stage, history in histories.items():
+        for place, history in enumerate(histories.values()):
             for number, name in enumerate(names):
-                points = [(start + entry["step"], entry[name]) for entry in history if name in entry]
+                points = [(place + entry["step"] / len(history), entry[name]) for entry in history if name in entry]
                 if points:
                     axis.plot(*zip(*points, strict=True), color="#1f6feb" if not number else "#c0392b", lw=1.2)
-            axis.text(start + 1, 1.0, stage, transform=axis.get_xaxis_transform(), fontsize=7, color="#8a93a3", va="bottom")
-            start += len(history)
-            axis.axvline(start, color="#d0d4da", lw=0.8)
-        axis.set_title(title, fontsize=9, pad=14)
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=8)
+            axis.axvline(place + 1, color="#d0d4da", lw=0.8)
+        if title.startswith("KL"):  # one token that the model now finds unlikely outweighs all others
+            axis.set_yscale("symlog", linthresh=0.1)
+            axis.set_ylim(bottom=0)
+        steps = [f"{name}\n{len(history)} steps" for name, history in histories.items()]
+        axis.set_xticks([place + 0.5 for place in range(len(histories))], steps, fontsize=7)
+        axis.set_xlim(0, len(histories))
+        axis.set_title(title, fontsize=9)
+        axis.tick_params(labelsize=7, length=0)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=110)
     pyplot.close(figure)

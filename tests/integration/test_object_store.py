@@ -130,7 +130,7 @@ def test_training_in_a_bucket_goes_on_after_a_kill(
     """Pairs, videos, saves and model in the bucket; the driver and its worker are killed after a save."""
     _, environment = store
     command = [sys.executable, "jobs/train.py", "--config", "jobs/configs/embedded.yaml", "run=s3://films/run", "recipe=align"]
-    command += ["align.curriculum={order: mixed, epochs: 16}", "align.batch=16", "workers.count=1", "save_every_steps=2"]
+    command += ["align.curriculum={order: mixed, epochs: 8}", "align.batch=16", "workers.count=1", "save_every_steps=2"]
 
     def start(log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as out:
