@@ -31,13 +31,14 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Tokens:
-    """One group. `segments` is 0 in the prompt, k in its k-th answer, chosen first; `trained` tells which tokens are to be
-    predicted; `pixels` and `grid` are the video's."""
+    """One group. `segments` is 0 in what its answers share, k in its k-th answer; `trained` tells which tokens are to be
+    predicted; `pairs` names chosen and rejected among the answers, from 0; `pixels` and `grid` are the video's."""
 
     ids: Int[np.ndarray, "tokens"]
     positions: Int[np.ndarray, "3 tokens"]
     segments: Int[np.ndarray, "tokens"]
     trained: Bool[np.ndarray, "tokens"]
+    pairs: tuple[tuple[int, int], ...]
     pixels: Float[Tensor, "patches values"]
     grid: Int[Tensor, "1 3"]
 
@@ -90,30 +91,56 @@ class Batch:
 
 
 def group_tokens(processor: Any, config: PretrainedConfig, group: Group, video: Frames) -> Tokens:
-    """The group as one sequence; every answer ends with the end token. Further turns follow the one answer that they need."""
+    """The group as one sequence; every answer ends with the end token. Further turns follow the one answer that they need.
+
+    What its prompts share stands first: the whole prompt where there is one; else all up to the end of the video, and every
+    answer has its own prompt's words before it in its segment.
+    """
     prompt = encode(processor, config, [chat_text(processor, group.parts, group.system)], [[video]])[0]
     assert prompt.pixel_values_videos is not None
     assert prompt.video_grid_thw is not None
-    texts = [[(answer + processor.tokenizer.eos_token, True)] for answer in (group.chosen, *group.rejected)]
-    texts[0] += later_texts(processor, group)
-    following = int(prompt.positions.max()) + 1
-    ids, places, numbers = [prompt.input_ids], [prompt.positions], [np.full(len(prompt.input_ids), PROMPT)]
-    trained = [np.zeros(len(prompt.input_ids), bool)]
-    for number, pieces in enumerate(texts, PROMPT + 1):
-        pieces_ids = processor.tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
-        answer = np.concatenate([np.asarray(one) for one in pieces_ids])
-        ids.append(answer)
-        places.append(np.broadcast_to(following + np.arange(len(answer)), (3, len(answer))))
-        numbers.append(np.full(len(answer), number))
-        trained += [np.full(len(one), is_said) for one, (_, is_said) in zip(pieces_ids, pieces, strict=True)]
+    shared = len(prompt.input_ids)
+    if group.more:
+        shared -= len(_words(processor, group))
+        if list(prompt.input_ids[shared:]) != _words(processor, group):
+            raise Unusable("template", f"{group.uri}: the words after the video become other tokens beside it")
+    following = int(prompt.positions[:, :shared].max()) + 1
+    ids, places, numbers = [prompt.input_ids[:shared]], [prompt.positions[:, :shared]], [np.full(shared, PROMPT)]
+    trained = [np.zeros(shared, bool)]
+    pairs: list[tuple[int, int]] = []
+    number = PROMPT
+    for one in group.prompts:
+        words = [(_words(processor, one), False)] if group.more else []
+        pairs += [(number, number + place) for place in range(1, len(one.rejected) + 1)]
+        for text in (one.chosen, *one.rejected):
+            number += 1
+            pieces = words + _said(processor, one, text)
+            answer = np.concatenate([np.asarray(tokens) for tokens, _ in pieces])
+            ids.append(answer)
+            places.append(np.broadcast_to(following + np.arange(len(answer)), (3, len(answer))))
+            numbers.append(np.full(len(answer), number))
+            trained += [np.full(len(tokens), is_said) for tokens, is_said in pieces]
     return Tokens(
         ids=np.concatenate(ids),
         positions=np.concatenate(places, axis=1),
         segments=np.concatenate(numbers),
         trained=np.concatenate(trained),
+        pairs=tuple(pairs),
         pixels=prompt.pixel_values_videos,
         grid=prompt.video_grid_thw,
     )
+
+
+def _words(processor: Any, group: Group) -> list[int]:
+    """The tokens of a prompt after its video; a special token ends the video, so that they are the same beside it."""
+    text = chat_text(processor, group.parts, group.system).rpartition("<|video_pad|>")[2]
+    return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _said(processor: Any, group: Group, answer: str) -> list[tuple[list[int], bool]]:
+    """An answer and the turns after it, in pieces: tokens, and whether the model says them."""
+    texts = [(answer + processor.tokenizer.eos_token, True), *(later_texts(processor, group) if group.later else [])]
+    return [(processor.tokenizer(text, add_special_tokens=False)["input_ids"], is_said) for text, is_said in texts]
 
 
 def later_texts(processor: Any, group: Group) -> list[tuple[str, bool]]:
@@ -151,6 +178,16 @@ def read_group(processor: Any, config: PretrainedConfig, group: Group, frames: F
     return tokens
 
 
+def read_parts(processor: Any, config: PretrainedConfig, group: Group, frames: FramesConfig, max_tokens: int) -> list[Tokens]:
+    """`read_group`, prompt by prompt where all of them together are too long. Raises Unusable."""
+    try:
+        return [read_group(processor, config, group, frames, max_tokens)]
+    except Unusable as error:
+        if error.reason != "too_long" or not group.more:
+            raise
+    return [read_group(processor, config, one, frames, max_tokens) for one in group.prompts]
+
+
 def blank(processor: Any, config: PretrainedConfig, answers: int) -> Tokens:
     """A grey video of two frames with one-word answers: the least that has the shape of a group."""
     grey = Frames.presented(np.full((2, 64, 64, 3), 128, np.uint8), 2.0)
@@ -184,8 +221,8 @@ def pack(groups: Sequence[Tokens], weight: float = 1.0) -> Batch:
         last = int((one.segments == PROMPT).sum()) - 1
         source.append(np.where(first, last, places - 1) + start)
         answer.append(one.segments[places] - 1 + answers)
-        chosen += [answers] * (one.answers - 1)
-        rejected += range(answers + 1, answers + one.answers)
+        chosen += [answers + place for place, _ in one.pairs]
+        rejected += [answers + place for _, place in one.pairs]
         start += len(one)
         answers += one.answers
     flat = np.concatenate(answer)

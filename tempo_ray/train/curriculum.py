@@ -1,12 +1,12 @@
 """Pairs -> stages of groups, and a stage's groups -> the groups of every optimiser step on every worker.
 
-Pure but for `read_pairs`. A group is one video and one prompt with its chosen and all its rejected answers: it becomes
-one sequence, in which the video stands once.
+Pure but for `read_pairs`. A group is one video with all its pairs of the stage, whatever their prompts: it becomes one
+sequence, in which the video stands once.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -41,7 +41,8 @@ class Pair:
 @dataclass(frozen=True)
 class Group:
     """`parts` is the user's message, None standing for the video. Without a rejected answer it is a fine-tuning example, and
-    `later` may hold further questions and answers of its conversation."""
+    `later` may hold further questions and answers of its conversation. `more` holds other prompts about the same video, each
+    with its own chosen and rejected answers."""
 
     uri: str
     parts: tuple[str | None, ...]
@@ -49,11 +50,21 @@ class Group:
     rejected: tuple[str, ...] = ()
     system: str | None = None
     later: tuple[tuple[str, str], ...] = ()
+    more: tuple["Group", ...] = ()
+
+    @property
+    def prompts(self) -> tuple["Group", ...]:
+        """Each prompt by itself."""
+        return (replace(self, more=()), *self.more)
+
+    @property
+    def pairs(self) -> int:
+        return sum(len(one.rejected) for one in self.prompts)
 
     @property
     def size(self) -> int:
         """What it counts for in a batch: its pairs, or 1."""
-        return max(1, len(self.rejected))
+        return max(1, self.pairs)
 
 
 @dataclass(frozen=True)
@@ -137,7 +148,7 @@ def make_stages(pairs: Sequence[Pair], config: CurriculumConfig, seed: int) -> l
 
 
 def make_stage(name: str, pairs: Sequence[Pair], replayed: Sequence[Pair] = ()) -> Stage:
-    """Pairs, grouped by video, prompt and chosen answer; in the order in which they come."""
+    """Pairs, grouped by video, and in it by prompt and chosen answer; in the order in which they come."""
     rejected: dict[tuple[str, str, str], dict[str, None]] = {}
     dropped: Counter[str] = Counter()
     lost = []
@@ -152,7 +163,10 @@ def make_stage(name: str, pairs: Sequence[Pair], replayed: Sequence[Pair] = ()) 
         answers[pair.rejected] = None
         if pair.order_lost is not None:
             lost.append(pair.order_lost)
-    groups = tuple(Group(uri, (None, prompt), chosen, tuple(answers)) for (uri, prompt, chosen), answers in rejected.items())
+    videos: dict[str, list[Group]] = {}
+    for (uri, prompt, chosen), answers in rejected.items():
+        videos.setdefault(uri, []).append(Group(uri, (None, prompt), chosen, tuple(answers)))
+    groups = tuple(replace(first, more=tuple(others)) for first, *others in videos.values())
     difficulty = float(np.mean(lost)) if lost else None
     return Stage(name, groups, difficulty, dropped["identical"], dropped["duplicated"], len(replayed))
 

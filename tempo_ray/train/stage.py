@@ -91,7 +91,7 @@ def _facts(work: Work, groups: Sequence[Group], progress: Progress, steps: int) 
         "name": work.name,
         "kind": work.kind,
         "groups": len(groups),
-        "pairs": sum(len(group.rejected) for group in groups),
+        "pairs": sum(group.pairs for group in groups),
         "videos": len({group.uri for group in groups}),
         "steps": progress.step,
         "planned_steps": steps,

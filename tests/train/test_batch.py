@@ -1,5 +1,6 @@
 """Packed prefix sharing against the plain forward: one sequence per answer, ordinary causal attention, our positions."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tempo_ray.models.frames import Frames, read_frames
 from tempo_ray.models.vlm import chat_text, encode, load_model, load_model_config, load_processor
 from tempo_ray.shapeworld.build import FAMILIES
 from tempo_ray.train.attention import attention_names
-from tempo_ray.train.batch import Unusable, blank, group_tokens, pack, read_group, split
+from tempo_ray.train.batch import Unusable, blank, group_tokens, pack, read_group, read_parts, split
 from tempo_ray.train.curriculum import Group
 from tempo_ray.train.lora import add_adapter
 from tempo_ray.train.score import Scorer, answer_sums
@@ -43,7 +44,11 @@ def many() -> list[tuple[Group, Frames]]:
     for k in range(1, 13):
         texts = [" ".join(rng.choice(WORDS, rng.integers(1, 24))) + f" {number}." for number in range(k + 1)]
         video = drawn(rng, int(rng.choice([2, 4, 6, 16])), *rng.choice([(32, 96), (96, 32), (64, 64), (32, 32)]).tolist())
-        made.append((Group("", (None, "Describe this video in order."), texts[0], tuple(texts[1:])), video))
+        group = Group("", (None, "Describe this video in order."), texts[0], tuple(texts[1:]))
+        if k in (2, 5, 9):  # prompts of their own, as pairs draw them
+            other = Group("", (None, "What happens, from start to end?"), texts[1], (texts[0],))
+            group = replace(group, more=(other, Group("", (None, "Tell it."), texts[0], tuple(texts[1:3]))))
+        made.append((group, video))
     return made
 
 
@@ -51,8 +56,8 @@ def plain_logps(model: Any, processor: Any, config: Any, group: Group, video: Fr
     """The log-prob of each answer, alone after its prompt."""
     end = processor.tokenizer.eos_token
     sums = []
-    for answer in (group.chosen, *group.rejected):
-        one = encode(processor, config, [chat_text(processor, group.parts) + answer + end], [[video]])[0]
+    for parts, answer in [(one.parts, answer) for one in group.prompts for answer in (one.chosen, *one.rejected)]:
+        one = encode(processor, config, [chat_text(processor, parts) + answer + end], [[video]])[0]
         ids = torch.from_numpy(one.input_ids)[None]
         hidden = model.model(
             input_ids=ids,
@@ -154,6 +159,23 @@ def test_pairs_and_lengths(models: dict[str, Path], videos: list[str]) -> None:
     texts = [processor.tokenizer.decode(batch.target[batch.answer == number]) for number in range(7)]
     assert texts == [one + "<|im_end|>" for one in (*ANSWERS, ANSWERS[1], ANSWERS[3], ANSWERS[2])]
     assert batch.lengths.tolist() == [len(processor.tokenizer(text)["input_ids"]) for text in texts]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_many_prompts_share_one_video(family: str, models: dict[str, Path], videos: list[str]) -> None:
+    path = str(models[family])
+    processor, config = load_processor(path), load_model_config(path)
+    first, second, _ = groups_of(videos)
+    group = replace(first, more=(replace(second, uri=first.uri),))
+    one = read_group(processor, config, group, FRAMES, 4096)
+    batch = pack([one])
+    assert list(zip(batch.chosen.tolist(), batch.rejected.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3), (4, 5)]
+    texts = [processor.tokenizer.decode(batch.target[batch.answer == number]) for number in range(6)]
+    assert texts == [text + "<|im_end|>" for text in (*ANSWERS, ANSWERS[1], ANSWERS[3])]
+    apart = read_parts(processor, config, group, FRAMES, len(one) - 1)
+    assert [part.pairs for part in apart] == [((0, 1), (0, 2), (0, 3)), ((0, 1),)]
+    seen = [int((part.ids == config.video_token_id).sum()) for part in (one, *apart)]
+    assert seen[0] == seen[1] == seen[2] > 0, "once for all prompts, or once for each"
 
 
 def test_answers_restart_at_the_position_after_the_prompt(models: dict[str, Path], videos: list[str]) -> None:

@@ -77,13 +77,11 @@ def test_what_is_held_out_are_whole_videos() -> None:
         hold_out(groups[:2], 0.1, seed=0)
 
 
-def test_a_group_is_one_video_one_prompt_one_chosen() -> None:
-    stage = make_stage("align-16", [pair("x"), pair("y"), pair("z", prompt="q"), pair("x", video="b")])
-    assert [(group.uri, group.parts, group.rejected) for group in stage.groups] == [
-        ("a", (None, "p"), ("x", "y")),
-        ("a", (None, "q"), ("z",)),
-        ("b", (None, "p"), ("x",)),
-    ]
+def test_a_group_is_one_video_with_all_its_prompts() -> None:
+    stage = make_stage("align-16", [pair("x"), pair("z", prompt="q"), pair("x", video="b"), pair("y")])
+    prompts = [[(one.uri, one.parts, one.rejected) for one in group.prompts] for group in stage.groups]
+    assert prompts == [[("a", (None, "p"), ("x", "y")), ("a", (None, "q"), ("z",))], [("b", (None, "p"), ("x",))]]
+    assert [(group.pairs, group.size) for group in stage.groups] == [(3, 3), (1, 1)]
     assert (stage.pairs, stage.videos, stage.difficulty) == (4, 2, 0.5)
 
 
