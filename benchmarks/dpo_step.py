@@ -70,7 +70,7 @@ class Subject:
     group: Group
 
     def read(self) -> Tokens:
-        return read_group(self.processor, self.model.config, self.group, FramesConfig(fps=FPS), sys.maxsize)
+        return read_group(self.processor, self.model.config, self.group, FramesConfig(fps=FPS), sys.maxsize)[0]
 
     def speed(self, times: Sequence[float]) -> float:
         """Pairs per second."""

@@ -92,9 +92,6 @@ class FramesConfig(Config):
     """Frames sampled per second of video."""
     min_frames: Positive = 4
     max_frames: Positive = 768
-    max_video_tokens: Positive | None = None
-    """Training: most tokens of a video, whose frames are scaled down to it; null leaves it to the model's own processor. It is
-    saved with the trained model, so that it is served so too."""
 
     @model_validator(mode="after")
     def _even(self) -> Self:
@@ -439,6 +436,9 @@ class TrainConfig(Config):
     """Folder of pair Parquet files; null takes the run's own pairs/."""
     seed: int = 0
     frames: FramesConfig = FramesConfig()
+    max_video_tokens: Positive | None = None
+    """Most tokens of a video, whose frames are scaled down to it; null leaves it to the model's own processor. It is saved with
+    the trained model, so that it is served so too."""
     max_tokens: Positive = 16384
     """Tokens of a packed row, all answers of its groups included; a group that is longer is counted and skipped by all workers
     alike."""

@@ -64,7 +64,7 @@ class RunPaths:
 
     @property
     def train(self) -> str:
-        """Ray Train's storage: one folder per stage."""
+        """What training keeps until a stage is done: Ray Train's storage and the saves; and the curves, which stay."""
         return self._join("train")
 
     def saves(self, stage: str) -> str:
@@ -108,6 +108,13 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
 def exists(uri: str) -> bool:
     filesystem, path = resolve(uri)
     return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
+def delete_folder(uri: str) -> None:
+    """The folder and all in it, where there is one."""
+    filesystem, path = resolve(uri)
+    if filesystem.get_file_info(path).type != fs.FileType.NotFound:
+        filesystem.delete_dir(path)
 
 
 def read_bytes(uri: str) -> bytes:

@@ -28,7 +28,7 @@ from tempo_ray.data.prompts import PROMPT_SETS
 from tempo_ray.data.select import PASSING, Selector
 from tempo_ray.models.check import prompts_name
 from tempo_ray.models.engine import EngineDied, model_hash
-from tempo_ray.paths import RunPaths, exists, resolve, write_bytes, writing
+from tempo_ray.paths import RunPaths, delete_folder, exists, resolve, write_bytes, writing
 
 Row = dict[str, Any]
 
@@ -130,12 +130,6 @@ def _write_part(folder: str, table: pa.Table) -> None:
         pq.write_table(table, stream)
 
 
-def _forget(folder: str) -> None:
-    filesystem, path = resolve(folder)
-    if filesystem.get_file_info(path).type != fs.FileType.NotFound:
-        filesystem.delete_dir(path)
-
-
 @dataclass(frozen=True)
 class Step:
     """An arrow of the chain: a callable class, what it is made with, and the pool of actors that hold it."""
@@ -216,7 +210,7 @@ def _files(folder: str) -> list[str]:
 def write_answers(config: GeneratePairsConfig, videos: int, progress: Any) -> None:
     """Every video of the manifest that has no row in answers/ yet gets one."""
     paths = RunPaths(config.run)
-    _forget(paths.failures)
+    delete_folder(paths.failures)
     select = Step(SelectClips, (config, progress), config.select.pool)
     given = (config, model_hash(config.respond.model), progress)
     write = Step(WriteAnswers, given, config.respond.pool, config.respond.batches_in_flight)
@@ -227,7 +221,7 @@ def write_pairs(config: GeneratePairsConfig) -> None:
     """answers/ -> pairs/, made anew."""
     paths = RunPaths(config.run)
     if not _rows(paths.answers):
-        _forget(paths.pairs)
+        delete_folder(paths.pairs)
         return
     answers = ray.data.read_parquet(paths.answers)
     answers.map_batches(MakePairs(config), batch_format="pyarrow", batch_size=64).write_parquet(

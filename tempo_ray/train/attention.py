@@ -44,7 +44,7 @@ class Layout:
 
     def to(self, device: torch.device) -> "Layout":
         spans = tuple(replace(span, mask=span.mask.to(device)) for span in self.spans)
-        return Layout(self.groups.to(device), self.segments.to(device), spans)
+        return replace(self, groups=self.groups.to(device), segments=self.segments.to(device), spans=spans)
 
     def for_flex(self, compiled: bool = True) -> "Layout":
         """With its block mask, on the device where it is; compiled, no (tokens, tokens) mask is ever held."""
@@ -65,15 +65,16 @@ def make_layout(segments: list[Int[Tensor, "tokens"]]) -> Layout:
     spans, start = [], 0
     for one in segments:
         prompt = int((one == PROMPT).sum())
-        spans.append(Span(start, start + prompt, start + len(one), visible(one)[prompt:]))
+        spans.append(Span(start, start + prompt, start + len(one), visible(one, prompt)))
         start += len(one)
     return Layout(groups, torch.cat(segments), tuple(spans))
 
 
-def visible(segments: Int[Tensor, "tokens"]) -> Bool[Tensor, "tokens tokens"]:
-    """The segments of one group -> may the query (first axis) attend to the key?"""
-    causal = torch.ones(len(segments), len(segments), dtype=torch.bool, device=segments.device).tril()
-    return causal & ((segments == PROMPT)[None, :] | (segments[:, None] == segments[None, :]))
+def visible(segments: Int[Tensor, "tokens"], first: int) -> Bool[Tensor, "answers tokens"]:
+    """The segments of one group -> may the query (first axis, from its `first` token on) attend to the key?"""
+    places = torch.arange(len(segments))
+    causal = places[first:, None] >= places[None, :]
+    return causal & ((segments == PROMPT)[None, :] | (segments[first:, None] == segments[None, :]))
 
 
 def packed_sdpa(

@@ -164,28 +164,23 @@ def later_texts(processor: Any, group: Group) -> list[tuple[str, bool]]:
     return pieces
 
 
-def read_group(processor: Any, config: PretrainedConfig, group: Group, frames: FramesConfig, max_tokens: int) -> Tokens:
-    """Reads the group's video too. Raises Unusable."""
+def read_group(processor: Any, config: PretrainedConfig, group: Group, frames: FramesConfig, max_tokens: int) -> list[Tokens]:
+    """The group with its video read: one sequence, or where that is too long one for each of its prompts. Raises Unusable."""
     try:
         video = read_frames(group.uri, frames, config.model_type)
     except FileNotFoundError as error:
         raise Unusable("missing", f"{group.uri}: {error}") from error
     except (UnreadableVideo, OSError) as error:
         raise Unusable("unreadable", f"{group.uri}: {error}") from error
-    tokens = group_tokens(processor, config, group, video)
-    if len(tokens) > max_tokens:
-        raise Unusable("too_long", f"{group.uri}: {len(tokens)} tokens with {tokens.answers} answers, max_tokens is {max_tokens}")
-    return tokens
-
-
-def read_parts(processor: Any, config: PretrainedConfig, group: Group, frames: FramesConfig, max_tokens: int) -> list[Tokens]:
-    """`read_group`, prompt by prompt where all of them together are too long. Raises Unusable."""
-    try:
-        return [read_group(processor, config, group, frames, max_tokens)]
-    except Unusable as error:
-        if error.reason != "too_long" or not group.more:
-            raise
-    return [read_group(processor, config, one, frames, max_tokens) for one in group.prompts]
+    whole = group_tokens(processor, config, group, video)
+    if len(whole) <= max_tokens:
+        return [whole]
+    parts = [group_tokens(processor, config, one, video) for one in group.prompts] if group.more else [whole]
+    longest = max(parts, key=len)
+    if len(longest) > max_tokens:
+        told = f"{len(longest)} tokens with {longest.answers} answers, max_tokens is {max_tokens}"
+        raise Unusable("too_long", f"{group.uri}: {told}")
+    return parts
 
 
 def blank(processor: Any, config: PretrainedConfig, answers: int) -> Tokens:

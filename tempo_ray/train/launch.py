@@ -18,7 +18,7 @@ from tempo_ray.cluster import PROCESS_BYTES, check_memory, connect
 from tempo_ray.config import TrainConfig
 from tempo_ray.job import BadInput
 from tempo_ray.models.check import weight_bytes
-from tempo_ray.paths import RunPaths, exists, read_bytes, resolve
+from tempo_ray.paths import RunPaths, delete_folder, exists, read_bytes
 from tempo_ray.train.card import curves, model_card
 from tempo_ray.train.folders import fetch, publish, work_folder
 from tempo_ray.train.loop import run_stage
@@ -133,9 +133,7 @@ def _run(config: TrainConfig, stage: Planned, start: str, number: int) -> dict[s
     if "stopped" in facts:
         raise BadInput(f"{stage.name} stopped: {facts['stopped']}")
     for left in (arguments["saves"], f"{paths.train}/{stage.name}-{made}"):
-        if exists(left):
-            filesystem, path = resolve(left)
-            filesystem.delete_dir(path)
+        delete_folder(left)
     skipped = "".join(f", {number} {reason}" for reason, number in facts["skipped"].items())
     print(f"{stage.name}: done in {time.monotonic() - began:.1f} s{skipped}", flush=True)
     return facts

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from tempo_ray.config import LoraConfig, LossConfig, OptimizerConfig, TrainConfig
+from tempo_ray.config import AlignConfig, LoraConfig, LossConfig, OptimizerConfig, SftConfig, TrainConfig
 from tempo_ray.models.vlm import load_model
 from tempo_ray.train import deepspeed
 from tempo_ray.train.attention import attention_names
@@ -32,16 +32,20 @@ class Work:
     """The stage's place in the run; each stage draws its own adapter."""
 
     @property
+    def part(self) -> AlignConfig | SftConfig:
+        return self.config.align if self.kind == "align" else self.config.sft
+
+    @property
     def optimizer(self) -> OptimizerConfig:
-        return self.config.align.optimizer if self.kind == "align" else self.config.sft.optimizer
+        return self.part.optimizer
 
     @property
     def lora(self) -> LoraConfig | None:
-        return self.config.align.lora if self.kind == "align" else self.config.sft.lora
+        return self.part.lora
 
     @property
     def train_vision(self) -> bool:
-        return self.config.align.train_vision if self.kind == "align" else self.config.sft.train_vision
+        return self.part.train_vision
 
     @property
     def reference(self) -> str | None:
@@ -57,9 +61,8 @@ class Work:
         return getattr(torch, self.config.deepspeed.dtype)
 
     def steps(self, groups: Sequence[Group], workers: int) -> list[Step]:
-        align, sft = self.config.align, self.config.sft
-        batch, epochs = (align.batch, align.curriculum.epochs) if self.kind == "align" else (sft.batch, sft.epochs)
-        return plan_steps([group.size for group in groups], batch, workers, epochs, self.config.seed + self.number)
+        epochs = self.config.align.curriculum.epochs if self.kind == "align" else self.config.sft.epochs
+        return plan_steps([group.size for group in groups], self.part.batch, workers, epochs, self.config.seed + self.number)
 
 
 @dataclass(frozen=True)

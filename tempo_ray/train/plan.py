@@ -111,7 +111,7 @@ def digest(config: TrainConfig, stage: Planned, start: str) -> str:
     """Of all that decides what a stage learns; another digest is another stage. How many workers train it, and how they share
     the weights, decides nothing."""
     kind = config.align if stage.kind == "align" else config.sft
-    shared = config.model_dump(mode="json", include={"seed", "frames", "max_tokens"})
+    shared = config.model_dump(mode="json", include={"seed", "frames", "max_video_tokens", "max_tokens"})
     facts = [stage.name, stage.items, start, shared, config.deepspeed.dtype, kind.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 

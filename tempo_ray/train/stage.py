@@ -140,7 +140,7 @@ def train_stage(work: Work, groups: Sequence[Group], outside: Outside) -> dict[s
     began = time.monotonic()
     rank, world = dist.get_rank(), dist.get_world_size()
     learner, progress = _start(work, outside.saves)
-    processor = load_processor(work.start, work.config.frames.max_video_tokens)
+    processor = load_processor(work.start, work.config.max_video_tokens)
     model_config = load_model_config(work.start)
     one_step = Steps(work, learner, blank(processor, model_config, 2 if work.kind == "align" else 1))
     adaptive = work.config.align.curriculum.adaptive if work.kind == "align" else None

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from tempo_ray.train import deepspeed
-from tempo_ray.train.batch import Batch, Tokens, Unusable, pack, read_parts, split
+from tempo_ray.train.batch import Batch, Tokens, Unusable, pack, read_group, split
 from tempo_ray.train.curriculum import Group
 from tempo_ray.train.learner import Learner, Work, align_losses, sft_losses
 
@@ -50,7 +50,7 @@ class Reader:
         config = self.work.config
         for group in groups:
             try:
-                kept += read_parts(self.processor, self.model_config, group, config.frames, config.max_tokens)
+                kept += read_group(self.processor, self.model_config, group, config.frames, config.max_tokens)
             except Unusable as error:
                 skipped.append({"uri": group.uri, "reason": error.reason, "message": str(error)})
         return kept, skipped

@@ -183,7 +183,7 @@ def plain_losses(config: TrainConfig, name: str = "align-8") -> tuple[list[float
     losses = []
     for number, step in enumerate(steps):
         there = [groups[index] for hand in step for index in hand if Path(groups[index].uri).exists()]
-        tokens = [read_group(processor, model_config, group, config.frames, config.max_tokens) for group in there]
+        tokens = [one for group in there for one in read_group(processor, model_config, group, config.frames, config.max_tokens)]
         batch = pack(tokens)
         each = align_losses(learner, batch, config.align.loss)[0] if name != "sft" else sft_losses(learner, batch)[0]
         loss = each.mean()

@@ -27,13 +27,14 @@ def dense(row: Layout) -> torch.Tensor:
 
 
 def test_visible_by_hand() -> None:
-    assert visible(torch.tensor([0, 0, 1, 2, 2])).int().tolist() == [
+    assert visible(torch.tensor([0, 0, 1, 2, 2]), 0).int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
         [1, 1, 0, 1, 0],
         [1, 1, 0, 1, 1],
     ]
+    assert visible(torch.tensor([0, 0, 1, 2]), 2).int().tolist() == [[1, 1, 1, 0], [1, 1, 0, 1]]
 
 
 def test_spans() -> None:

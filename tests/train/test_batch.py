@@ -15,7 +15,7 @@ from tempo_ray.models.frames import Frames, read_frames
 from tempo_ray.models.vlm import chat_text, encode, load_model, load_model_config, load_processor
 from tempo_ray.shapeworld.build import FAMILIES
 from tempo_ray.train.attention import attention_names
-from tempo_ray.train.batch import Unusable, blank, group_tokens, pack, read_group, read_parts, split
+from tempo_ray.train.batch import Unusable, blank, group_tokens, pack, read_group, split
 from tempo_ray.train.curriculum import Group
 from tempo_ray.train.lora import add_adapter
 from tempo_ray.train.score import Scorer, answer_sums
@@ -52,24 +52,29 @@ def many() -> list[tuple[Group, Frames]]:
     return made
 
 
+def plain_forward(model: Any, tokens: np.ndarray, positions: np.ndarray, pixels: Any, grid: Any) -> torch.Tensor:
+    """The log-prob of every token but the first, by the model's own forward over one sequence."""
+    ids = torch.from_numpy(tokens)[None]
+    hidden = model.model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        position_ids=torch.from_numpy(positions)[:, None],
+        pixel_values_videos=pixels,
+        video_grid_thw=grid,
+        use_cache=False,
+    )[0]
+    return torch.log_softmax(model.lm_head(hidden[0, :-1]), -1).gather(-1, ids[0, 1:, None])[:, 0]
+
+
 def plain_logps(model: Any, processor: Any, config: Any, group: Group, video: Frames) -> list[torch.Tensor]:
     """The log-prob of each answer, alone after its prompt."""
     end = processor.tokenizer.eos_token
     sums = []
     for parts, answer in [(one.parts, answer) for one in group.prompts for answer in (one.chosen, *one.rejected)]:
         one = encode(processor, config, [chat_text(processor, parts) + answer + end], [[video]])[0]
-        ids = torch.from_numpy(one.input_ids)[None]
-        hidden = model.model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            position_ids=torch.from_numpy(one.positions)[:, None],
-            pixel_values_videos=one.pixel_values_videos,
-            video_grid_thw=one.video_grid_thw,
-            use_cache=False,
-        )[0]
         count = len(processor.tokenizer(answer + end)["input_ids"])
-        logps = torch.log_softmax(model.lm_head(hidden[:, -count - 1 : -1]), -1)
-        sums.append(logps.gather(-1, ids[:, -count:, None]).sum())
+        logps = plain_forward(model, one.input_ids, one.positions, one.pixel_values_videos, one.video_grid_thw)
+        sums.append(logps[-count:].sum())
     return sums
 
 
@@ -140,7 +145,7 @@ def test_flex_attention_is_the_same_as_sdpa(family: str, models: dict[str, Path]
     """Run as it is written: FlexAttention compiles, and goes backward, on a GPU (tests/train/test_gpu.py)."""
     path = str(models[family])
     processor, config = load_processor(path), load_model_config(path)
-    batch = pack([read_group(processor, config, group, FRAMES, 4096) for group in groups_of(videos)])
+    batch = pack([one for group in groups_of(videos) for one in read_group(processor, config, group, FRAMES, 4096)])
     with torch.compiler.set_stance("force_eager"):
         sdpa, flex = (
             Scorer(load_model(path, torch.float32, attention_names(kind)))(given.inputs, given.source, given.target)[0]
@@ -152,7 +157,7 @@ def test_flex_attention_is_the_same_as_sdpa(family: str, models: dict[str, Path]
 def test_pairs_and_lengths(models: dict[str, Path], videos: list[str]) -> None:
     path = str(models["qwen2_5_vl"])
     processor, config = load_processor(path), load_model_config(path)
-    tokens = [read_group(processor, config, group, FRAMES, 4096) for group in groups_of(videos)]
+    tokens = [one for group in groups_of(videos) for one in read_group(processor, config, group, FRAMES, 4096)]
     batch = pack(tokens)
     assert batch.chosen.tolist() == [0, 0, 0, 4]
     assert batch.rejected.tolist() == [1, 2, 3, 5]
@@ -167,12 +172,12 @@ def test_many_prompts_share_one_video(family: str, models: dict[str, Path], vide
     processor, config = load_processor(path), load_model_config(path)
     first, second, _ = groups_of(videos)
     group = replace(first, more=(replace(second, uri=first.uri),))
-    one = read_group(processor, config, group, FRAMES, 4096)
+    [one] = read_group(processor, config, group, FRAMES, 4096)
     batch = pack([one])
     assert list(zip(batch.chosen.tolist(), batch.rejected.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3), (4, 5)]
     texts = [processor.tokenizer.decode(batch.target[batch.answer == number]) for number in range(6)]
     assert texts == [text + "<|im_end|>" for text in (*ANSWERS, ANSWERS[1], ANSWERS[3])]
-    apart = read_parts(processor, config, group, FRAMES, len(one) - 1)
+    apart = read_group(processor, config, group, FRAMES, len(one) - 1)
     assert [part.pairs for part in apart] == [((0, 1), (0, 2), (0, 3)), ((0, 1),)]
     seen = [int((part.ids == config.video_token_id).sum()) for part in (one, *apart)]
     assert seen[0] == seen[1] == seen[2] > 0, "once for all prompts, or once for each"
@@ -181,7 +186,7 @@ def test_many_prompts_share_one_video(family: str, models: dict[str, Path], vide
 def test_answers_restart_at_the_position_after_the_prompt(models: dict[str, Path], videos: list[str]) -> None:
     path = str(models["qwen2_5_vl"])
     processor, config = load_processor(path), load_model_config(path)
-    one = read_group(processor, config, groups_of(videos)[0], FRAMES, 4096)
+    [one] = read_group(processor, config, groups_of(videos)[0], FRAMES, 4096)
     following = one.positions[:, one.segments == 0].max() + 1
     for number in range(1, one.answers + 1):
         mine = one.positions[:, one.segments == number]
@@ -191,7 +196,7 @@ def test_answers_restart_at_the_position_after_the_prompt(models: dict[str, Path
 def test_rows_stay_under_the_budget_and_lose_nothing(models: dict[str, Path], videos: list[str]) -> None:
     path = str(models["qwen2_5_vl"])
     processor, config = load_processor(path), load_model_config(path)
-    tokens = [read_group(processor, config, group, FRAMES, 4096) for group in groups_of(videos)] * 3
+    tokens = [one for group in groups_of(videos) for one in read_group(processor, config, group, FRAMES, 4096)] * 3
     budget = 2 * max(map(len, tokens))
     rows = split(tokens, budget)
     assert sum(map(len, rows)) == len(tokens)
@@ -221,17 +226,7 @@ def test_a_conversation_trains_its_answers_and_nothing_else(family: str, models:
     packed = load_model(path, torch.float64, attention_names("sdpa"))
     batch = pack([one, one])
     logps, _ = Scorer(packed)(batch.inputs, batch.source, batch.target)
-    ids = torch.from_numpy(one.ids)[None]
-    hidden = model.model(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        position_ids=torch.from_numpy(one.positions)[:, None],
-        pixel_values_videos=one.pixels,
-        video_grid_thw=one.grid,
-        use_cache=False,
-    )[0]
-    whole = torch.log_softmax(model.lm_head(hidden[0, :-1]), -1).gather(-1, ids[0, 1:, None])[:, 0]
-    plain = whole[torch.from_numpy(one.trained)[1:]]
+    plain = plain_forward(model, one.ids, one.positions, one.pixels, one.grid)[torch.from_numpy(one.trained)[1:]]
     assert torch.allclose(logps, torch.cat([plain, plain]), rtol=1e-7)
 
 
@@ -242,7 +237,7 @@ def test_the_reference_is_the_model_without_its_adapter(
 ) -> None:
     path = str(models[family])
     processor, config = load_processor(path), load_model_config(path)
-    batch = pack([read_group(processor, config, group, FRAMES, 4096) for group in groups_of(videos)])
+    batch = pack([one for group in groups_of(videos) for one in read_group(processor, config, group, FRAMES, 4096)])
     given = (batch.inputs, batch.source, batch.target)
     before, none = Scorer(load_model(path, torch.float32, attention_names("sdpa")))(*given)
     assert none is None
@@ -291,4 +286,4 @@ def test_one_group_alone_needs_no_file(models: dict[str, Path], videos: list[str
     group = groups_of(videos)[0]
     video = read_frames(group.uri, FRAMES, config.model_type)
     one = group_tokens(processor, config, group, video)
-    assert (one.ids == read_group(processor, config, group, FRAMES, 4096).ids).all()
+    assert (one.ids == read_group(processor, config, group, FRAMES, 4096)[0].ids).all()

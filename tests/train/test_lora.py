@@ -62,7 +62,7 @@ def test_merged_and_adapter_answer_alike_on_videos_in_bfloat16(
         one.data.normal_(std=0.02)
     save_merged(source, trained, LoraConfig(rank=4, alpha=8), torch.bfloat16, tmp_path, processor)
     groups = [Group(video, (None, "What happens?"), "A red circle moves left.", ("No.",)) for video in videos]
-    batch = pack([read_group(processor, config, group, FramesConfig(), 4096) for group in groups])
+    batch = pack([one for group in groups for one in read_group(processor, config, group, FramesConfig(), 4096)])
 
     @torch.no_grad()
     def logps(model: Any) -> torch.Tensor:
