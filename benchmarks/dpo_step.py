@@ -38,7 +38,7 @@ from tempo_ray.models.vlm import chat_text, load_model_config
 from tempo_ray.shapeworld.build import make_model, make_processor, make_tokenizer, save
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import COLORS, DIRECTIONS, SHAPES, draw_story
-from tempo_ray.train.attention import PROMPT, attention_names
+from tempo_ray.train.attention import PROMPT, use_packed_attention
 from tempo_ray.train.batch import Batch, Tokens, pack, read_group
 from tempo_ray.train.curriculum import Group
 from tempo_ray.train.learner import Learner, align_losses
@@ -132,7 +132,7 @@ def finished(subject: Subject, losses: Tensor) -> float:
 
 def packed(subject: Subject, batch: Batch) -> float:
     """One step of ours."""
-    subject.model.set_attn_implementation(attention_names("flex" if subject.learner.flex else "sdpa"))
+    use_packed_attention(subject.model, "flex" if subject.learner.flex else "sdpa")
     return finished(subject, align_losses(subject.learner, batch, LOSS)[0])
 
 

@@ -410,6 +410,8 @@ class DeepSpeedConfig(Config):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     gradient_checkpointing: bool = True
     offload_optimizer: bool = False
+    whole_below: int = Field(1_000_000, ge=0)
+    """ZeRO-3: weights of fewer numbers stay whole on every worker; each adapter would be a collective of its own otherwise."""
 
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio"]

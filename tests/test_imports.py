@@ -10,6 +10,7 @@ LAYER = {
     "schema": 0,
     "config": 0,
     "paths": 0,
+    "retry": 0,
     "arguments": 1,
     "job": 1,
     "models": 2,

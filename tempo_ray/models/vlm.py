@@ -54,9 +54,8 @@ def load_model_config(path: str) -> PretrainedConfig:
     return AutoConfig.from_pretrained(path)
 
 
-def load_model(path: str, dtype: torch.dtype, attention: str | dict[str, str] = "sdpa") -> PreTrainedModel:
-    """`attention` is one name of transformers', or one for each of the model's configs."""
-    return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attention)
+def load_model(path: str, dtype: torch.dtype) -> PreTrainedModel:
+    return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
 
 
 def user_message(parts: Sequence[str | None]) -> dict[str, Any]:

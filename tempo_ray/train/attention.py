@@ -3,12 +3,12 @@
 A token sees what stands before it in its group's prompt and in its own segment, itself included. No answer sees another
 answer, and no group another group. Two ways to compute the same: `sdpa` splits every group into its prompt, which is plain
 causal attention, and its answers, a boolean mask of answers x group; `flex` gives the whole row to FlexAttention, which skips
-the blocks that are empty (arXiv 2412.05496).
+the blocks that are empty (arXiv 2412.05496). And the vision tower's attention: window by window, all of one size at once.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 PROMPT = 0
 
@@ -47,16 +47,23 @@ class Layout:
         return replace(self, groups=self.groups.to(device), segments=self.segments.to(device), spans=spans)
 
     def for_flex(self, compiled: bool = True) -> "Layout":
-        """With its block mask, on the device where it is; compiled, no (tokens, tokens) mask is ever held."""
-        groups, segments = self.groups, self.segments
+        """With its block mask, on the device where it is; compiled, no (tokens, tokens) mask is ever held. FlexAttention needs
+        nothing else."""
+        make = _compiled(create_block_mask) if compiled else create_block_mask
+        tokens = len(self.groups)
+        blocks = make(may_attend(self), None, None, tokens, tokens, device=str(self.groups.device))
+        return replace(self, blocks=blocks, spans=())
 
-        def may_attend(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            mine = (segments[key] == PROMPT) | (segments[key] == segments[query])
-            return (key <= query) & (groups[key] == groups[query]) & mine
 
-        tokens = len(groups)
-        blocks = create_block_mask(may_attend, None, None, tokens, tokens, device=str(groups.device), _compile=compiled)
-        return replace(self, blocks=blocks)
+def may_attend(layout: Layout) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """FlexAttention's `mask_mod` of a row."""
+    groups, segments = layout.groups, layout.segments
+
+    def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        mine = (segments[key] == PROMPT) | (segments[key] == segments[query])
+        return (key <= query) & (groups[key] == groups[query]) & mine
+
+    return allowed
 
 
 def make_layout(segments: list[Int[Tensor, "tokens"]]) -> Layout:
@@ -105,9 +112,13 @@ def packed_sdpa(
 
 
 @cache
-def _flex() -> Callable[..., Tensor]:
-    """Compiled when it is first wanted: readying torch.compile takes seconds, which a CPU need not spend."""
-    return torch.compile(flex_attention)
+def _compiled(function: Callable[..., Any], backend: str | Callable[..., Any] = "inductor") -> Callable[..., Any]:
+    """Compiled when it is first wanted: readying torch.compile takes seconds, which a CPU need not spend.
+
+    Rows differ in length: compiled for any, or each would be compiled anew up to a limit, behind which torch would compute
+    the whole tokens x tokens matrix. Whole graphs have it raise an error there.
+    """
+    return torch.compile(function, dynamic=True, fullgraph=True, backend=backend)
 
 
 def packed_flex(
@@ -123,16 +134,57 @@ def packed_flex(
     """The same through FlexAttention's kernel, compiled on first use. It has no dropout, and on a CPU no backward."""
     if layout is None or layout.blocks is None:
         raise ValueError("packed attention needs the layout of the row, made by Layout.for_flex: call the model with layout=")
-    found = _flex()(query, key, value, block_mask=layout.blocks, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    flex = _compiled(flex_attention)
+    found = flex(query, key, value, block_mask=layout.blocks, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
     return found.transpose(1, 2).contiguous(), None
 
 
-PACKED_SDPA, PACKED_FLEX = "tempo_ray_packed_sdpa", "tempo_ray_packed_flex"
-"""The names under which transformers finds them."""
+@lru_cache(maxsize=4)
+def _windows(bounds: Int[Tensor, "windows+1"]) -> tuple[Int[Tensor, "windows size"], ...]:
+    """The patches of each window, windows of one size together; found once for all layers, which hand on the same tensor."""
+    sizes = bounds.diff()
+    return tuple(
+        bounds[:-1][sizes == size, None] + torch.arange(size, device=bounds.device) for size in sizes.unique().tolist() if size
+    )
+
+
+def windowed_sdpa(
+    module: torch.nn.Module,
+    query: Float[Tensor, "1 heads patches size"],
+    key: Float[Tensor, "1 heads patches size"],
+    value: Float[Tensor, "1 heads patches size"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seq_lens_q: Int[Tensor, "windows+1"] | None = None,
+    **_: Any,
+) -> tuple[Float[Tensor, "1 patches heads size"], None]:
+    """Full attention in each of the windows that the bounds name: one call for all windows of a size. transformers' own makes
+    one call a window: 25,000 for a minute of video in a 7B."""
+    assert cu_seq_lens_q is not None
+    windows = _windows(cu_seq_lens_q)
+    found = torch.empty_like(query[0].transpose(0, 1))
+    for places in windows:
+        # frames of one size are whole slices of the row
+        parts = [one[0].unflatten(1, places.shape) if len(windows) == 1 else one[0][:, places] for one in (query, key, value)]
+        inside = scaled_dot_product_attention(*(part.transpose(0, 1) for part in parts), scale=scaling, dropout_p=dropout)
+        if len(windows) == 1:
+            return inside.transpose(1, 2).flatten(0, 1)[None], None
+        found[places] = inside.transpose(1, 2)
+    return found[None], None
+
+
+PACKED_SDPA, PACKED_FLEX, WINDOWED = "tempo_ray_packed_sdpa", "tempo_ray_packed_flex", "tempo_ray_windowed_flash"
+"""The names under which transformers finds them. It hands window bounds only to what has `flash` in its name."""
 AttentionInterface.register(PACKED_SDPA, packed_sdpa)
 AttentionInterface.register(PACKED_FLEX, packed_flex)
+AttentionInterface.register(WINDOWED, windowed_sdpa)
+_PACKED = {"sdpa": PACKED_SDPA, "flex": PACKED_FLEX}
 
 
-def attention_names(kind: str) -> dict[str, str]:
-    """transformers' `attn_implementation` for `sdpa` or `flex`: the vision tower, which sees no text, always takes SDPA."""
-    return {"": "sdpa", "vision_config": "sdpa", "text_config": PACKED_SDPA if kind == "sdpa" else PACKED_FLEX}
+def use_packed_attention(model: PreTrainedModel, kind: str) -> PreTrainedModel:
+    """Has the model attend to packed rows by `sdpa` or `flex`, and its vision tower window by window."""
+    model.set_attn_implementation({"": "sdpa", "vision_config": "sdpa", "text_config": _PACKED[kind]})
+    # not through set_attn_implementation: for such a name it would look for a flash-attention package
+    model.model.visual.config._attn_implementation = WINDOWED
+    return model

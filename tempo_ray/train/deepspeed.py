@@ -24,7 +24,11 @@ def engine_config(settings: DeepSpeedConfig, optimizer: OptimizerConfig, univers
     """
     zero: dict[str, Any] = {"stage": settings.zero_stage}
     if settings.zero_stage:
-        zero |= {"contiguous_gradients": True, "overlap_comm": False, "reduce_bucket_size": 50_000_000}
+        zero |= {"contiguous_gradients": True, "reduce_bucket_size": 50_000_000}
+        if not torch.cuda.is_available():
+            zero["overlap_comm"] = False  # it needs streams
+    if settings.zero_stage == 3:
+        zero["stage3_param_persistence_threshold"] = settings.whole_below
     if settings.offload_optimizer and settings.zero_stage:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {
@@ -32,6 +36,8 @@ def engine_config(settings: DeepSpeedConfig, optimizer: OptimizerConfig, univers
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optimizer.grad_clip,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
+        # ZeRO-3 makes a model's buffers of its dtype; rotary frequencies in bfloat16 are other positions
+        "data_types": {"keep_in_fp32_modules": ["inv_freq"]},
         "zero_optimization": zero,
         "optimizer": {
             "type": "AdamW",

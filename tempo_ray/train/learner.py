@@ -9,7 +9,7 @@ import torch
 from tempo_ray.config import AlignConfig, LoraConfig, LossConfig, OptimizerConfig, SftConfig, TrainConfig
 from tempo_ray.models.vlm import load_model
 from tempo_ray.train import deepspeed
-from tempo_ray.train.attention import attention_names
+from tempo_ray.train.attention import use_packed_attention
 from tempo_ray.train.batch import Batch
 from tempo_ray.train.curriculum import Group, Step, plan_steps
 from tempo_ray.train.lora import add_adapter, open_weights
@@ -106,7 +106,7 @@ def make_learner(work: Work, universal: bool = False) -> Learner:
     config = deepspeed.engine_config(settings, work.optimizer, universal)
     sharded = deepspeed.sharded_loading(settings, config)
     kind = attention_kind(work.config)
-    model = load_model(work.start, work.dtype, attention_names(kind))
+    model = use_packed_attention(load_model(work.start, work.dtype), kind)
     adapter = None
     if work.lora is None:
         open_weights(model, work.train_vision)
@@ -118,7 +118,7 @@ def make_learner(work: Work, universal: bool = False) -> Learner:
     engine = deepspeed.make_engine(Scorer(model, adapter), config, work.optimizer.weight_decay)
     reference = None
     if work.reference is not None:
-        frozen = load_model(work.reference, work.dtype, attention_names(kind)).eval()
+        frozen = use_packed_attention(load_model(work.reference, work.dtype), kind).eval()
         reference = deepspeed.make_frozen_engine(Scorer(frozen), config)
     del sharded
     return Learner(engine, reference, kind == "flex")

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tempo_ray.data.isolate import Crashed, Isolated, Limits, TookTooLong
-from tempo_ray.data.retry import Passing, patiently
+from tempo_ray.retry import Passing, patiently
 
 
 def misbehave(how: str) -> int:

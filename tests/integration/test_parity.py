@@ -29,7 +29,7 @@ from tempo_ray.models.frames import Frames, as_vllm
 from tempo_ray.models.vlm import chat_text, load_model, load_model_config, load_processor
 from tempo_ray.shapeworld import language
 from tempo_ray.shapeworld.story import draw_story
-from tempo_ray.train.attention import attention_names
+from tempo_ray.train.attention import use_packed_attention
 from tempo_ray.train.batch import group_tokens, pack
 from tempo_ray.train.curriculum import Group
 from tempo_ray.train.score import Scorer
@@ -45,7 +45,7 @@ for frames, height, width in ((2, 64, 64), (6, 64, 64), (6, 32, 96), (6, 96, 32)
 
 batch = pack([group_tokens(processor, model_config, group, video) for group, video in given])
 with torch.no_grad():
-    ours = Scorer(load_model(path, torch.float32, attention_names("sdpa")))(batch.inputs, batch.source, batch.target)[0]
+    ours = Scorer(use_packed_attention(load_model(path, torch.float32), "sdpa"))(batch.inputs, batch.source, batch.target)[0]
 ours = torch.split(ours, batch.lengths.tolist())
 
 llm = LLM(path, **engine_kwargs(config, True))

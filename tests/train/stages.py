@@ -24,7 +24,7 @@ from tempo_ray.shapeworld import language
 from tempo_ray.shapeworld.build import make_random
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
-from tempo_ray.train.attention import attention_names
+from tempo_ray.train.attention import use_packed_attention
 from tempo_ray.train.batch import pack, read_group
 from tempo_ray.train.deepspeed import learning_rate, parameter_groups
 from tempo_ray.train.learner import Learner, Work, align_losses, sft_losses
@@ -43,7 +43,7 @@ SETTINGS = {
     "align.lora": "{rank: 4, alpha: 8}",
     "sft.batch": "8",
     "sft.lora": "{rank: 4, alpha: 8}",
-    "deepspeed": "{zero_stage: 3, dtype: float32, gradient_checkpointing: false}",
+    "deepspeed": "{zero_stage: 3, dtype: float32, gradient_checkpointing: false, whole_below: 0}",
     "workers": "{count: 2, cpus: 1, gpus: 0, max_failures: 0}",
     "ray.num_cpus": "4",
     "max_tokens": "1024",
@@ -166,14 +166,14 @@ def plain_losses(config: TrainConfig, name: str = "align-8") -> tuple[list[float
     """A stage's losses in one process: torch's optimizer, no shards, no Ray, all groups of a step in one row."""
     torch.set_num_threads(1)  # tiny models on a busy machine: threads would wait for one another
     work = Work(config, name, "sft" if name == "sft" else "align", config.model, config.model, 0)
-    model = load_model(config.model, torch.float32, attention_names("sdpa"))
+    model = use_packed_attention(load_model(config.model, torch.float32), "sdpa")
     adapter = None if work.lora is None else add_adapter(model, work.lora, config.seed, work.train_vision)
     if adapter is None:
         open_weights(model, work.train_vision)
     module = Scorer(model, adapter)
     frozen = None
     if work.reference is not None:
-        frozen = Scorer(load_model(work.reference, torch.float32, attention_names("sdpa")))
+        frozen = Scorer(use_packed_attention(load_model(work.reference, torch.float32), "sdpa"))
     learner = Learner(module, frozen)
     processor, model_config = load_processor(config.model), load_model_config(config.model)
     groups = stage_groups(config, name)

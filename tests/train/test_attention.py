@@ -1,12 +1,26 @@
 """Packed attention against a dense mask, by SDPA group by group and by FlexAttention."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention.flex_attention import create_mask, flex_attention
+from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
+from transformers import AutoModelForImageTextToText
 
-from tempo_ray.train.attention import PROMPT, Layout, make_layout, packed_flex, packed_sdpa, visible
+from tempo_ray.shapeworld.build import make_model, make_tokenizer
+from tempo_ray.train.attention import (
+    PROMPT,
+    WINDOWED,
+    Layout,
+    _compiled,
+    make_layout,
+    may_attend,
+    packed_flex,
+    packed_sdpa,
+    use_packed_attention,
+    visible,
+)
 
 SEGMENTS = [[0, 0, 1, 2, 2], [0, 1], [0, 0, 0, 1, 1, 2, 3, 3]]
 
@@ -69,6 +83,51 @@ def test_flex_sees_the_same() -> None:
     query, key, value = (torch.randn(1, 2, 15, 16, generator=generator) for _ in range(3))
     whole = torch.nn.functional.scaled_dot_product_attention(query, key, value, dense(row))
     assert torch.allclose(flex_attention(query, key, value, block_mask=mask), whole, atol=1e-6)
+
+
+def test_rows_of_many_lengths_compile_few_times() -> None:
+    """Compiled anew for each, it would reach torch's limit, behind which it holds the scores of the whole row. The graphs run
+    uncompiled here: kernels are the business of tests/train/test_gpu.py."""
+    graphs: list[Any] = []
+
+    def counted(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    make, attend = _compiled(create_block_mask, counted), _compiled(flex_attention, counted)
+    for number, tokens in enumerate((300, 310, 520, 40, 128, 257, 1000, 384, 641, 77, 129, 256)):
+        groups, segments = torch.zeros(tokens, dtype=torch.long), (torch.arange(tokens) // 30).clamp(max=3)
+        layout = Layout(groups, segments, ())
+        blocks = make(may_attend(layout), None, None, tokens, tokens, device="cpu")
+        query, key, value = (torch.randn(1, heads, tokens, 16) for heads in (4, 2, 2))
+        found = attend(query, key, value, block_mask=blocks, enable_gqa=True)
+        mask = create_mask(may_attend(layout), None, None, tokens, tokens, device="cpu")[0, 0]
+        whole = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
+        assert torch.allclose(found, whole, atol=1e-5)
+        if number == 3:
+            seen = len(graphs)
+    assert len(graphs) == seen <= 8
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (160, 64)])
+@pytest.mark.parametrize("whole_frames", [[], [1], [0, 1, 2]])
+def test_windows_of_the_vision_tower_are_transformers(size: tuple[int, int], whole_frames: list[int]) -> None:
+    """Features and gradients; windows of 64 pixels, cut off at the frame's edges."""
+    torch.manual_seed(0)
+    config = make_model("qwen2_5_vl", make_tokenizer()).config
+    config.vision_config.fullatt_block_indexes = whole_frames
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float64)
+    grid = torch.tensor([[3, size[0] // 16, size[1] // 16], [2, 4, 6]])
+    pixels = torch.randn(int(grid.prod(-1).sum()), 3 * 2 * 16 * 16, dtype=torch.float64)
+    found = []
+    for packed in (False, True):
+        one = use_packed_attention(model, "sdpa") if packed else model
+        features = torch.cat(one.model.get_video_features(pixels, grid, return_dict=True).pooler_output)
+        weights = torch.linspace(-1, 1, features.numel(), dtype=torch.float64).view_as(features)
+        gradients = torch.autograd.grad((features * weights).sum(), list(model.model.visual.parameters()))
+        found.append([features, *gradients])
+    assert model.model.visual.config._attn_implementation == WINDOWED
+    assert all(torch.allclose(one, other, rtol=1e-9, atol=1e-9) for one, other in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("attend", [packed_sdpa, packed_flex])

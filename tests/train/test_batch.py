@@ -14,7 +14,7 @@ from tempo_ray.config import FramesConfig, LoraConfig
 from tempo_ray.models.frames import Frames, read_frames
 from tempo_ray.models.vlm import chat_text, encode, load_model, load_model_config, load_processor
 from tempo_ray.shapeworld.build import FAMILIES
-from tempo_ray.train.attention import attention_names
+from tempo_ray.train.attention import use_packed_attention
 from tempo_ray.train.batch import Unusable, blank, group_tokens, pack, read_group, split
 from tempo_ray.train.curriculum import Group
 from tempo_ray.train.lora import add_adapter
@@ -112,7 +112,7 @@ def both_ways(path: str, dtype: torch.dtype, given: list[tuple[Group, Frames]]) 
     processor, config = load_processor(path), load_model_config(path)
     batch = pack([group_tokens(processor, config, group, video) for group, video in given])
     weights = torch.tensor(np.random.default_rng(0).normal(size=len(batch.lengths)), dtype=dtype)
-    packed, plain = load_model(path, dtype, attention_names("sdpa")), load_model(path, dtype)
+    packed, plain = use_packed_attention(load_model(path, dtype), "sdpa"), load_model(path, dtype)
     found = []
     for model, logps in (
         (packed, answer_sums(Scorer(packed)(batch.inputs, batch.source, batch.target)[0], batch)),
@@ -148,7 +148,7 @@ def test_flex_attention_is_the_same_as_sdpa(family: str, models: dict[str, Path]
     batch = pack([one for group in groups_of(videos) for one in read_group(processor, config, group, FRAMES, 4096)])
     with torch.compiler.set_stance("force_eager"):
         sdpa, flex = (
-            Scorer(load_model(path, torch.float32, attention_names(kind)))(given.inputs, given.source, given.target)[0]
+            Scorer(use_packed_attention(load_model(path, torch.float32), kind))(given.inputs, given.source, given.target)[0]
             for kind, given in (("sdpa", batch), ("flex", batch.for_flex()))
         )
     assert relative(flex, sdpa) < 1e-6
@@ -223,7 +223,7 @@ def test_a_conversation_trains_its_answers_and_nothing_else(family: str, models:
     assert "You watch videos." in processor.tokenizer.decode(one.ids[:20])
     # as one sequence through the model's own forward: the same log-probs
     model = load_model(path, torch.float64)
-    packed = load_model(path, torch.float64, attention_names("sdpa"))
+    packed = use_packed_attention(load_model(path, torch.float64), "sdpa")
     batch = pack([one, one])
     logps, _ = Scorer(packed)(batch.inputs, batch.source, batch.target)
     plain = plain_forward(model, one.ids, one.positions, one.pixels, one.grid)[torch.from_numpy(one.trained)[1:]]
@@ -239,9 +239,9 @@ def test_the_reference_is_the_model_without_its_adapter(
     processor, config = load_processor(path), load_model_config(path)
     batch = pack([one for group in groups_of(videos) for one in read_group(processor, config, group, FRAMES, 4096)])
     given = (batch.inputs, batch.source, batch.target)
-    before, none = Scorer(load_model(path, torch.float32, attention_names("sdpa")))(*given)
+    before, none = Scorer(use_packed_attention(load_model(path, torch.float32), "sdpa"))(*given)
     assert none is None
-    model = load_model(path, torch.float32, attention_names("sdpa"))
+    model = use_packed_attention(load_model(path, torch.float32), "sdpa")
     adapter = add_adapter(model, LoraConfig(rank=4, alpha=8), 0, train_vision)
     torch.manual_seed(0)
     for one in model.parameters():

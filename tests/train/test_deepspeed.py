@@ -1,10 +1,48 @@
+from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from tempo_ray.config import DeepSpeedConfig, OptimizerConfig
-from tempo_ray.train.deepspeed import engine_config, learning_rate, parameter_groups
+from tempo_ray.config import DeepSpeedConfig, OptimizerConfig, TrainConfig
+from tempo_ray.models.vlm import load_model
+from tempo_ray.shapeworld.build import FAMILIES
+from tempo_ray.train.deepspeed import engine_config, learning_rate, parameter_groups, prepare
+from tempo_ray.train.learner import Work, make_learner
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A process group of this process; one for all, because DeepSpeed remembers its first."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, value in (("DS_ACCELERATOR", "cpu"), ("LOCAL_RANK", "0"), ("RANK", "0"), ("WORLD_SIZE", "1")):
+            monkeypatch.setenv(name, value)
+        store = dist.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        prepare()
+        yield
+        dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_leaves_the_rotary_frequencies_whole(family: str, zero_stage: int, models: dict[str, Path]) -> None:
+    path = str(models[family])
+    config = TrainConfig.model_validate(
+        {"run": "run", "model": path, "recipe": "align", "align": {"lora": None}, "workers": {"count": 1, "gpus": 0}}
+        | {"deepspeed": {"zero_stage": zero_stage, "dtype": "bfloat16"}}
+    )
+    learner = make_learner(Work(config, "align-16", "align", path, path, 0))
+    plain = dict(load_model(path, torch.bfloat16).named_buffers())
+    assert plain
+    for engine in (learner.engine, learner.reference):
+        found = dict(engine.module.model.named_buffers())
+        for name, buffer in plain.items():
+            assert found[name].dtype == buffer.dtype == torch.float32, name
+            assert torch.equal(found[name], buffer), name
 
 
 def test_the_rate_warms_up_and_decays() -> None:

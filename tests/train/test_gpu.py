@@ -8,7 +8,7 @@ import torch
 from tempo_ray.config import FramesConfig
 from tempo_ray.models.vlm import load_model, load_model_config, load_processor
 from tempo_ray.shapeworld.build import FAMILIES
-from tempo_ray.train.attention import attention_names
+from tempo_ray.train.attention import use_packed_attention
 from tempo_ray.train.batch import pack, read_group
 from tempo_ray.train.curriculum import Group
 from tempo_ray.train.score import Scorer
@@ -28,7 +28,7 @@ def test_compiled_flex_attention_is_sdpa_by_groups(
     batch = pack([one for group in groups for one in read_group(processor, config, group, FramesConfig(), 4096)]).to(device)
     found = []
     for kind, given in (("sdpa", batch), ("flex", batch.for_flex())):
-        model = load_model(path, dtype, attention_names(kind)).to(device)
+        model = use_packed_attention(load_model(path, dtype), kind).to(device)
         logps, _ = Scorer(model)(given.inputs, given.source, given.target)
         logps.sum().backward()
         found.append((logps.detach(), torch.cat([one.grad.flatten().float() for one in model.parameters()])))

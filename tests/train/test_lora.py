@@ -9,7 +9,7 @@ from peft import PeftModel
 from tempo_ray.config import FramesConfig, LoraConfig
 from tempo_ray.models.vlm import load_model, load_model_config, load_processor
 from tempo_ray.shapeworld.build import FAMILIES
-from tempo_ray.train.attention import attention_names
+from tempo_ray.train.attention import use_packed_attention
 from tempo_ray.train.batch import pack, read_group
 from tempo_ray.train.curriculum import Group
 from tempo_ray.train.lora import LANGUAGE, VISION, add_adapter, open_weights, save_merged
@@ -66,7 +66,7 @@ def test_merged_and_adapter_answer_alike_on_videos_in_bfloat16(
 
     @torch.no_grad()
     def logps(model: Any) -> torch.Tensor:
-        model.set_attn_implementation(attention_names("sdpa"))
+        use_packed_attention(model, "sdpa")
         return Scorer(model)(batch.inputs, batch.source, batch.target)[0]
 
     stock = PeftModel.from_pretrained(
