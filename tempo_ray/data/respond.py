@@ -15,10 +15,10 @@ from tempo_ray.data import perturb
 from tempo_ray.data.decode import frames_of
 from tempo_ray.data.isolate import Crashed, Isolated, Limits, TookTooLong
 from tempo_ray.data.prompts import Part, PromptSet, Show, read_caption
-from tempo_ray.retry import Passing, patiently
 from tempo_ray.data.select import PASSING
 from tempo_ray.models.engine import Completion, Engine, Refused, Request
 from tempo_ray.models.frames import Frames, UnreadableVideo
+from tempo_ray.retry import Passing, patiently
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "tempo_ray/answer")
 

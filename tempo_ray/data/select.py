@@ -9,8 +9,8 @@ import numpy as np
 from tempo_ray.config import SelectConfig
 from tempo_ray.data import clips, cuts, decode, verdict
 from tempo_ray.data.isolate import Crashed, Isolated, Limits, TookTooLong
-from tempo_ray.retry import Passing, patiently
 from tempo_ray.models.frames import UnreadableVideo
+from tempo_ray.retry import Passing, patiently
 
 Row = dict[str, Any]
 Given = TypeVar("Given")

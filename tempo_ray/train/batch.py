@@ -17,8 +17,12 @@ from transformers import PretrainedConfig
 from tempo_ray.config import FramesConfig
 from tempo_ray.models.frames import Frames, UnreadableVideo, read_frames
 from tempo_ray.models.vlm import chat_text, encode
+from tempo_ray.retry import Passing, patiently
 from tempo_ray.train.attention import PROMPT, make_layout
 from tempo_ray.train.curriculum import Group
+
+ATTEMPTS = 3
+"""At a video whose store fails in passing."""
 
 
 class Unusable(Exception):
@@ -48,10 +52,6 @@ class Tokens:
     @property
     def answers(self) -> int:
         return int(self.segments[-1])
-
-    @property
-    def answer_tokens(self) -> int:
-        return int(self.trained.sum())
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,8 @@ def later_texts(processor: Any, group: Group) -> list[tuple[str, bool]]:
 def read_group(processor: Any, config: PretrainedConfig, group: Group, frames: FramesConfig, max_tokens: int) -> list[Tokens]:
     """The group with its video read: one sequence, or where that is too long one for each of its prompts. Raises Unusable."""
     try:
-        video = read_frames(group.uri, frames, config.model_type)
-    except FileNotFoundError as error:
-        raise Unusable("missing", f"{group.uri}: {error}") from error
-    except (UnreadableVideo, OSError) as error:
+        video = patiently(lambda: _video(group, frames, config), ATTEMPTS, OSError)
+    except (UnreadableVideo, Passing) as error:
         raise Unusable("unreadable", f"{group.uri}: {error}") from error
     whole = group_tokens(processor, config, group, video)
     if len(whole) <= max_tokens:
@@ -181,6 +179,13 @@ def read_group(processor: Any, config: PretrainedConfig, group: Group, frames: F
         told = f"{len(longest)} tokens with {longest.answers} answers, max_tokens is {max_tokens}"
         raise Unusable("too_long", f"{group.uri}: {told}")
     return parts
+
+
+def _video(group: Group, frames: FramesConfig, config: PretrainedConfig) -> Frames:
+    try:
+        return read_frames(group.uri, frames, config.model_type)
+    except FileNotFoundError as error:
+        raise Unusable("missing", f"{group.uri}: {error}") from error
 
 
 def blank(processor: Any, config: PretrainedConfig, answers: int) -> Tokens:

@@ -6,22 +6,48 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock
 from pyarrow import fs
 
 from tempo_ray.paths import resolve
 
 
 def fetch(uri: str) -> str:
-    """A local folder with what is at `uri`. A URI's folder is copied once a machine; a local path is used where it is."""
+    """A local folder with what is at `uri` now. A local path is used where it is; a URI's folder is copied once a machine by
+    whoever asks first, in the place of what was copied from there before."""
     if "://" not in uri:
         return uri
-    local = Path(tempfile.gettempdir()) / "tempo_ray" / hashlib.sha256(uri.encode()).hexdigest()[:16]
-    if not local.exists():
-        part = Path(tempfile.mkdtemp(dir=_made(local.parent)))
-        filesystem, path = resolve(uri)
-        fs.copy_files(path, str(part), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
-        _rename(part, local)
+    filesystem, path = resolve(uri)
+    found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    files = sorted((info.path, info.size, info.mtime_ns) for info in found if info.type == fs.FileType.File)
+    copies = _copies(uri)
+    local = copies / _digest(repr(files))
+    with _alone(copies):
+        if not local.exists():
+            shutil.rmtree(copies, ignore_errors=True)
+            part = Path(tempfile.mkdtemp(dir=_made(copies)))
+            fs.copy_files(path, str(part), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
+            os.rename(part, local)
     return str(local)
+
+
+def forget(uri: str) -> None:
+    """Deletes this machine's copy, where there is one."""
+    if "://" in uri:
+        with _alone(_copies(uri)):
+            shutil.rmtree(_copies(uri), ignore_errors=True)
+
+
+def _copies(uri: str) -> Path:
+    return Path(tempfile.gettempdir(), f"tempo_ray-{os.getuid()}", _digest(uri))
+
+
+def _alone(copies: Path) -> FileLock:
+    return FileLock(_made(copies.parent) / f"{copies.name}.lock")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def work_folder(uri: str) -> Path:
@@ -55,13 +81,3 @@ def publish(folder: Path, uri: str) -> None:
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _rename(part: Path, target: Path) -> None:
-    """Another process may have been faster; its copy is as good."""
-    try:
-        os.rename(part, target)
-    except OSError:
-        if not target.exists():
-            raise
-        shutil.rmtree(part)

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from tempo_ray.cluster import PROCESS_BYTES, check_memory, connect
 from tempo_ray.config import TrainConfig
@@ -20,11 +20,13 @@ from tempo_ray.job import BadInput
 from tempo_ray.models.check import weight_bytes
 from tempo_ray.paths import RunPaths, delete_folder, exists, read_bytes
 from tempo_ray.train.card import curves, model_card
-from tempo_ray.train.folders import fetch, publish, work_folder
+from tempo_ray.train.folders import fetch, forget, publish, work_folder
 from tempo_ray.train.loop import run_stage
 from tempo_ray.train.plan import Plan, Planned, digest, finished
 
 POLL_SECONDS = 0.5
+COLLECTIVE_SECONDS = 7200
+"""How long workers wait for one another: one may load a model from far away, or make a save over, while the others wait."""
 
 
 def _mailbox() -> Any:
@@ -103,6 +105,7 @@ def _trainer(config: TrainConfig, arguments: dict[str, Any]) -> TorchTrainer:
         run_stage,  # type: ignore[arg-type]  # Ray's annotation has no return value; its Result does
         train_loop_config=arguments,
         scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources),
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_SECONDS),
         run_config=RunConfig(
             name=f"{arguments['name']}-{arguments['digest']}",
             storage_path=RunPaths(config.run).train,
@@ -111,11 +114,13 @@ def _trainer(config: TrainConfig, arguments: dict[str, Any]) -> TorchTrainer:
     )
 
 
-def _run(config: TrainConfig, stage: Planned, start: str, number: int) -> dict[str, Any]:
-    """Trains the stage and returns its facts. Raises BadInput where trying again would not help."""
+def _run(config: TrainConfig, stage: Planned, starts: list[str]) -> dict[str, Any]:
+    """Trains the stage and returns its facts; `starts` are the models that the stages up to it start from. Raises BadInput
+    where trying again would not help."""
     _connect(config)
     began = time.monotonic()
     paths = RunPaths(config.run)
+    start, number = starts[-1], len(starts) - 1
     made = digest(config, stage, start)
     arguments: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
@@ -123,6 +128,7 @@ def _run(config: TrainConfig, stage: Planned, start: str, number: int) -> dict[s
         "kind": stage.kind,
         "start": start,
         "initial": config.model,
+        "spent": starts[1:-1],
         "number": number,
         "digest": made,
         # all that a save depends on, but the number of workers, for which it can be made over
@@ -147,7 +153,9 @@ def _write_model(config: TrainConfig, stages: list[dict[str, Any]]) -> None:
     if exists(f"{paths.model}/training.json") and read_bytes(f"{paths.model}/training.json").decode() == record:
         return
     part = work_folder(paths.model)
-    shutil.copytree(fetch(f"{paths.stage(stages[-1]['name'])}/merged"), part, dirs_exist_ok=True)
+    merged = f"{paths.stage(stages[-1]['name'])}/merged"
+    shutil.copytree(fetch(merged), part, dirs_exist_ok=True)
+    forget(merged)
     Path(part, "training.json").write_text(record)
     Path(part, "README.md").write_text(model_card(config, stages))
     histories = {one["name"]: read_bytes(f"{paths.stage(one['name'])}/history.jsonl").decode().splitlines() for one in stages}
@@ -160,14 +168,14 @@ def train(config: TrainConfig, plan: Plan) -> dict[str, Any]:
 
     `config` is `resolved`, `plan` made from it. Raises BadInput.
     """
-    start = config.model
+    starts = [config.model]
     facts = []
-    for number, stage in enumerate(plan.stages):
-        before = finished(config, stage, start)
+    for stage in plan.stages:
+        before = finished(config, stage, starts[-1])
         if before is not None:
             print(f"{stage.name}: finished before", flush=True)
-        facts.append(before or _run(config, stage, start, number))
-        start = f"{RunPaths(config.run).stage(stage.name)}/merged"
+        facts.append(before or _run(config, stage, starts))
+        starts.append(f"{RunPaths(config.run).stage(stage.name)}/merged")
     _write_model(config, facts)
     return {"stages": facts, "left_out": plan.left_out, "model": RunPaths(config.run).model}
 

@@ -115,6 +115,7 @@ def make_learner(work: Work, universal: bool = False) -> Learner:
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
+    torch.distributed.barrier()  # some have loaded sooner, and DeepSpeed's own group waits for ten minutes only
     engine = deepspeed.make_engine(Scorer(model, adapter), config, work.optimizer.weight_decay)
     reference = None
     if work.reference is not None:

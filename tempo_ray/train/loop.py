@@ -14,7 +14,7 @@ from ray.util.metrics import Gauge
 from tempo_ray.config import TrainConfig
 from tempo_ray.paths import RunPaths, write_bytes
 from tempo_ray.train.curriculum import Group, make_stages, read_pairs
-from tempo_ray.train.folders import fetch, publish, work_folder
+from tempo_ray.train.folders import fetch, forget, publish, work_folder
 from tempo_ray.train.sft import read_conversations
 
 
@@ -41,13 +41,16 @@ def _observer(stage: str) -> Callable[[dict[str, float]], None]:
 
 
 def run_stage(arguments: dict[str, Any]) -> dict[str, Any]:
-    """`arguments`: `config` and the other fields of learner.Work, `digest`, `saves`, and `lines`, the mailbox for progress.
+    """`arguments`: `config` and the other fields of learner.Work, `digest`, `saves`, `spent`, models that no stage will start
+    from again, and `lines`, the mailbox for progress.
 
     Returns the stage's facts, which stage.json holds too.
     """
     config = TrainConfig.model_validate(arguments["config"])
     if not config.workers.gpus:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # rows differ in length from step to step
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     import torch
 
     from tempo_ray.train import deepspeed
@@ -58,6 +61,8 @@ def run_stage(arguments: dict[str, Any]) -> dict[str, Any]:
     if not config.workers.gpus:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     deepspeed.prepare()
+    for uri in arguments["spent"]:
+        forget(uri)
     start, initial = fetch(arguments["start"]), fetch(arguments["initial"])
     work = Work(config, arguments["name"], arguments["kind"], start, initial, arguments["number"])
     paths = RunPaths(config.run)

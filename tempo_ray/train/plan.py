@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,11 @@ from tempo_ray.config import TrainConfig
 from tempo_ray.job import BadInput
 from tempo_ray.models.check import NotAModel, check_model
 from tempo_ray.paths import RunPaths, exists, read_bytes
-from tempo_ray.train.curriculum import Stage, hold_out, make_stages, parted, read_pairs, table
+from tempo_ray.train.curriculum import Stage, hold_out, make_stages, parted, plan_steps, read_pairs, table
 from tempo_ray.train.sft import BadConversations, read_conversations
+
+IDLE = 0.2
+"""The share of turns without a group that a person is told of."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,20 @@ def _conversations(config: TrainConfig) -> int:
         raise BadInput(str(error)) from error
 
 
+def idle(config: TrainConfig, stage: Stage) -> str | None:
+    """Says so where many workers have no group in a step; None where few have none."""
+    sizes, workers, batch = [group.size for group in stage.groups], config.workers.count, config.align.batch
+    hands = [hand for step in plan_steps(sizes, batch, workers, 1, config.seed) for hand in step]
+    share = sum(not hand for hand in hands) / len(hands) if hands else 0.0
+    wanted = math.ceil(sum(sizes) / max(1, len(sizes))) * workers
+    if share <= IDLE or wanted <= batch:
+        return None
+    return (
+        f"{stage.name}: {share:.0%} of the workers' turns have no group, because a video with its pairs goes to one worker; "
+        f"align.batch={wanted} would keep all {workers} at work"
+    )
+
+
 def make_plan(config: TrainConfig) -> Plan:
     """Reads the pairs and the conversations. Raises BadInput where there is nothing to train, or nothing to start from."""
     try:
@@ -101,6 +119,7 @@ def make_plan(config: TrainConfig) -> Plan:
         stages, left_out = _align_stages(config)
         align = [Planned(stage.name, "align", stage.pairs) for stage in stages if stage.groups]
         shown.append(table(stages))
+        shown += [line for line in (idle(config, stage) for stage in stages) if line]
     if config.recipe != "align":
         sft = [Planned("sft", "sft", _conversations(config))]
         shown.append(f"sft: {sft[0].items} conversations")

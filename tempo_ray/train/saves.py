@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from pyarrow import fs
 
 from tempo_ray.paths import read_bytes, resolve, write_bytes
-from tempo_ray.train.folders import fetch
+from tempo_ray.train.folders import fetch, forget
 
 KEPT = 2
 INVENTORY = "save.json"
@@ -62,6 +63,28 @@ def latest(root: str) -> Save | None:
     """The last whole save under `root`."""
     saves = (_read(posixpath.join(root, step)) for step in reversed(_steps(root)))
     return next((save for save in saves if save is not None), None)
+
+
+def seen_by_all(root: str) -> bool:
+    """Whether all workers see what rank 0 writes under `root`; every worker must call this."""
+    if "://" in root:
+        return True
+    mark = Path(root, f".{agreed(uuid.uuid4().hex)}")
+    if dist.get_rank() == 0:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    dist.barrier()
+    seen = gathered(mark.exists())
+    if dist.get_rank() == 0:
+        mark.unlink()
+    return all(seen)
+
+
+def gathered(value: Any) -> list[Any]:
+    """Every worker's value, in the order of their ranks."""
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def agreed(value: Any) -> Any:
@@ -133,8 +156,16 @@ def opened(save: Save, universal: bool) -> str:
     return fetch(uri)
 
 
+def closed(save: Save) -> None:
+    """Once all workers have loaded it: the copies of a save in a bucket take room that is needed."""
+    dist.barrier()
+    for uri in (save.uri, f"{save.uri}-universal"):
+        forget(uri)
+
+
 def _convert(save: Save, uri: str) -> None:
-    with tempfile.TemporaryDirectory() as made:
+    """On the disk where the saves are, where that is a disk."""
+    with tempfile.TemporaryDirectory(dir=None if "://" in uri else Path(uri).parent) as made:
         source = str(Path(fetch(save.uri), TAG))
         # a save of zero_stage 2 says nothing of how its parameters are to be joined: none of ours is split
         words = ["--input_folder", source, "--output_folder", str(Path(made, TAG)), "--inject_missing_state"]

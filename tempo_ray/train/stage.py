@@ -48,27 +48,35 @@ class Outside:
     events: Path
 
 
-def make_trackers(work: Work, events: Path) -> list[Any]:
-    """accelerate's trackers, started; for rank 0 alone."""
+def make_trackers(work: Work, events: Path, history: Sequence[dict[str, float]]) -> list[Any]:
+    """accelerate's trackers, started, and told the history where they begin without what was logged of it before; for rank 0
+    alone."""
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     PartialState(cpu=True)  # what accelerate's own logging asks for; the process group is there already
-    started = []
+    started: list[Any] = []
+    anew = not events.exists()
     for name in work.config.trackers:
         kind = LOGGER_TYPE_TO_CLASS[name]
         where = {"logging_dir": str(events.parent)} if kind.requires_logging_directory else {}
         tracker = kind(run_name=events.name if name == "tensorboard" else "tempo_ray", **where)
         tracker.start()
         started.append(tracker)
+    for entry in history if anew else ():
+        _log(work.name, entry, started)
     return started
+
+
+def _log(name: str, entry: dict[str, float], trackers: Sequence[Any]) -> None:
+    for tracker in trackers:
+        tracker.log({f"{name}/{key}": value for key, value in entry.items()}, step=int(entry["step"]))
 
 
 def _show(name: str, entry: dict[str, float], steps: int, trackers: Sequence[Any], tell: Callable[[str], object]) -> None:
     """The curves at every step, a line at some."""
     step = int(entry["step"])
-    for tracker in trackers:
-        tracker.log({f"{name}/{key}": value for key, value in entry.items()}, step=step)
+    _log(name, entry, trackers)
     if step % math.ceil(steps / PROGRESS_LINES) == 0 or step in (1, steps):
         shown = "  ".join(f"{key} {entry[key]:.4f}" for key in SHOWN if key in entry) or "nothing readable"
         tell(f"{name}  step {step}/{steps}  {shown}  {entry['seconds']:.2f} s")
@@ -129,6 +137,7 @@ def _start(work: Work, root: str) -> tuple[Any, Progress]:
     folder = saves.opened(save, universal)
     learner = make_learner(work, universal)
     _, state = learner.engine.load_checkpoint(folder, tag=saves.TAG, load_module_strict=False)
+    saves.closed(save)
     return learner, Progress(**state["progress"])
 
 
@@ -139,6 +148,8 @@ def train_stage(work: Work, groups: Sequence[Group], outside: Outside) -> dict[s
     """
     began = time.monotonic()
     rank, world = dist.get_rank(), dist.get_world_size()
+    if not saves.seen_by_all(outside.saves):
+        return {"stopped": f"not all workers see {outside.saves}: run= must be on a disk that all nodes share, or a URI"}
     learner, progress = _start(work, outside.saves)
     processor = load_processor(work.start, work.config.max_video_tokens)
     model_config = load_model_config(work.start)
@@ -151,7 +162,7 @@ def train_stage(work: Work, groups: Sequence[Group], outside: Outside) -> dict[s
     reader = Reader(work, processor, model_config)
     mine = watched[rank::world]
     looks = [mine[at : at + LOOKED_AT] for at in range(0, math.ceil(len(watched) / world), LOOKED_AT)]
-    trackers = make_trackers(work, outside.events) if rank == 0 else []
+    trackers = make_trackers(work, outside.events, progress.history) if rank == 0 else []
     start_seconds = time.monotonic() - began
     hands = [[groups[index] for index in step[rank]] for step in plan[progress.step :]]
     over = adaptive is not None and bool(progress.history) and plateaued(progress.history, adaptive)

@@ -8,9 +8,10 @@ import math
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,10 +21,20 @@ from tempo_ray.train import deepspeed
 from tempo_ray.train.batch import Batch, Tokens, Unusable, pack, read_group, split
 from tempo_ray.train.curriculum import Group
 from tempo_ray.train.learner import Learner, Work, align_losses, sft_losses
+from tempo_ray.train.saves import gathered
 
 Skipped = dict[str, str]
-Ready = tuple[list[Tokens], list[Skipped]]
-"""Groups that can be trained on, and why the others cannot."""
+HANDS_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker's groups of one step in packed rows, and why some are not among them."""
+
+    rows: list[Batch]
+    skipped: list[Skipped]
+    groups: int
+    """Read or skipped."""
 
 
 @dataclass
@@ -39,37 +50,37 @@ class Progress:
 
 @dataclass(frozen=True)
 class Reader:
-    """Group -> Tokens on this worker, one hand ahead of its use."""
+    """Groups -> packed rows on this worker, some hands ahead of their use."""
 
     work: Work
     processor: Any
     model_config: Any
 
-    def read(self, groups: Sequence[Group]) -> Ready:
-        kept, skipped = [], []
+    def read(self, group: Group) -> list[Tokens] | Skipped:
         config = self.work.config
-        for group in groups:
-            try:
-                kept += read_group(self.processor, self.model_config, group, config.frames, config.max_tokens)
-            except Unusable as error:
-                skipped.append({"uri": group.uri, "reason": error.reason, "message": str(error)})
-        return kept, skipped
+        try:
+            found = read_group(self.processor, self.model_config, group, config.frames, config.max_tokens)
+        except Unusable as error:
+            return {"uri": group.uri, "reason": error.reason, "message": str(error)}
+        return [replace(one, pixels=one.pixels.to(self.work.dtype)) for one in found]
+
+    def packed(self, reading: Sequence[Future[list[Tokens] | Skipped]]) -> Ready:
+        """Waits for the groups of a hand."""
+        found = [one.result() for one in reading]
+        kept = [tokens for one in found if isinstance(one, list) for tokens in one]
+        rows = [pack(row) for row in split(kept, self.work.config.max_tokens)]
+        return Ready(rows, [one for one in found if isinstance(one, dict)], len(found))
 
     def ahead(self, hands: Sequence[Sequence[Group]]) -> Iterator[Ready]:
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            coming = [pool.submit(self.read, hand) for hand in hands[:1]]
-            for following in [*hands[1:], None]:
-                ready = coming.pop().result()
-                if following is not None:
-                    coming.append(pool.submit(self.read, following))
-                yield ready
-
-
-def _gather(value: Any) -> list[Any]:
-    """Every worker's value, in the order of their ranks."""
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
+        threads = max(1, int(self.work.config.workers.cpus) - 1)
+        coming: deque[Future[Ready]] = deque()
+        with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(1) as packer:
+            for hand in hands:
+                coming.append(packer.submit(self.packed, [readers.submit(self.read, group) for group in hand]))
+                if len(coming) > HANDS_AHEAD:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
 
 
 def _sum(values: dict[str, torch.Tensor], device: torch.device) -> dict[str, float]:
@@ -93,35 +104,31 @@ class Steps:
     def __init__(self, work: Work, learner: Learner, spare: Tokens) -> None:
         self.work, self.learner, self.spare = work, learner, spare
 
-    def _rows(self, kept: Sequence[Tokens]) -> list[list[Tokens]]:
-        return split(kept, self.work.config.max_tokens)
-
-    def _batches(self, kept: Sequence[Tokens], count: int) -> list[Batch]:
-        real = [pack(row) for row in self._rows(kept)]
-        return real + [pack([self.spare], weight=0.0)] * (count - len(real))
+    def _filled(self, rows: list[Batch], count: int) -> list[Batch]:
+        return rows + [pack([self.spare], weight=0.0)] * (count - len(rows))
 
     def _losses(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self.work.kind == "align":
             return align_losses(self.learner, batch, self.work.config.align.loss)
         return sft_losses(self.learner, batch)
 
-    def _units(self, kept: Sequence[Tokens]) -> int:
+    def _units(self, rows: Sequence[Batch]) -> int:
         """What the loss is the mean of: pairs, or answer tokens."""
-        return sum(len(one.pairs) if self.work.kind == "align" else one.answer_tokens for one in kept)
+        return sum(len(row.chosen if self.work.kind == "align" else row.target) for row in rows)
 
     def __call__(self, ready: Ready, progress: Progress, steps: int) -> dict[str, float]:
         """Trains on what all workers have kept. Moves `progress` on; returns its new entry: means over all workers."""
         began = time.monotonic()
-        kept, skipped = ready
-        mine = (self._units(kept), len(self._rows(kept)), sum(map(len, kept)), len(kept) + len(skipped), skipped)
-        units, rows, tokens, seen, skips = zip(*_gather(mine), strict=True)
+        tokens_here = sum(row.inputs["input_ids"].numel() for row in ready.rows)
+        mine = (self._units(ready.rows), len(ready.rows), tokens_here, ready.groups, ready.skipped)
+        units, rows, tokens, seen, skips = zip(*gathered(mine), strict=True)
         progress.seen += sum(seen)
         progress.skipped += [entry for one in skips for entry in one]
         rate = deepspeed.learning_rate(progress.step, steps, self.work.optimizer)
         progress.step += 1
         entry: dict[str, float] = {"step": progress.step, "units": sum(units), "lr": rate}
         if sum(units):
-            entry |= self._update(kept, sum(units), max(rows), rate)
+            entry |= self._update(ready.rows, sum(units), max(rows), rate)
         seconds = time.monotonic() - began
         progress.seconds += seconds
         entry |= {"seconds": seconds, "tokens_per_second": sum(tokens) / seconds}
@@ -131,11 +138,11 @@ class Steps:
         progress.history.append(entry)
         return entry
 
-    def _update(self, kept: Sequence[Tokens], units: int, count: int, rate: float) -> dict[str, float]:
+    def _update(self, rows: list[Batch], units: int, count: int, rate: float) -> dict[str, float]:
         """`units` and `count` (micro-batches) are those of all workers."""
         engine = self.learner.engine
         sums: dict[str, torch.Tensor] = {}
-        for number, batch in enumerate(self._batches(kept, count)):
+        for number, batch in enumerate(self._filled(rows, count)):
             batch = batch.to(engine.device)
             losses, metrics = self._losses(batch)
             engine.set_gradient_accumulation_boundary(number == count - 1)
@@ -157,10 +164,10 @@ class Steps:
         """Reward accuracy and margin on what is held out, over all workers; each brings as many hands."""
         sums: dict[str, torch.Tensor] = {}
         seen = 0
-        for kept, _ in hands:
-            told = _gather((self._units(kept), len(self._rows(kept))))
+        for hand in hands:
+            told = gathered((self._units(hand.rows), len(hand.rows)))
             seen += sum(units for units, _ in told)
-            for batch in self._batches(kept, max(rows for _, rows in told)):
+            for batch in self._filled(hand.rows, max(rows for _, rows in told)):
                 batch = batch.to(self.learner.engine.device)
                 losses, metrics = self._losses(batch)
                 named = {"loss": losses, "accuracy": metrics["accuracy"], "margin": metrics["margin"]}

@@ -97,6 +97,8 @@ class Asked:
     config: TrainConfig
     out: Path
     name: str = "align-8"
+    apart: bool = False
+    """The workers have no common disk."""
 
 
 def run_stages(stages: list[Asked], until: Callable[[Path], bool] | None = None, seconds: float = 400) -> list[Ran]:
@@ -105,7 +107,10 @@ def run_stages(stages: list[Asked], until: Callable[[Path], bool] | None = None,
     out = stages[0].out
     for stage in stages:
         stage.out.mkdir(parents=True, exist_ok=True)
-    asked = [{"config": one.config.model_dump(mode="json"), "name": one.name, "out": str(one.out)} for one in stages]
+    asked = [
+        {"config": one.config.model_dump(mode="json"), "name": one.name, "out": str(one.out), "apart": one.apart}
+        for one in stages
+    ]
     (out / "stages.json").write_text(json.dumps(asked))
     words = [str(Path(__file__).with_name("worker.py")), str(out / "stages.json")]
     workers = str(stages[0].config.workers.count)

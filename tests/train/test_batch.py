@@ -272,6 +272,27 @@ def test_what_cannot_be_read_says_why(models: dict[str, Path], videos: list[str]
         assert uri in str(caught.value)
 
 
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_store_that_fails_in_passing_is_asked_again(
+    failures: int, models: dict[str, Path], videos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(models["qwen2_5_vl"])
+    errors = [TimeoutError("the store is busy")] * failures
+
+    def busy(*given: Any) -> Frames:
+        if errors:
+            raise errors.pop()
+        return read_frames(*given)
+
+    monkeypatch.setattr("tempo_ray.train.batch.read_frames", busy)
+    given = (load_processor(path), load_model_config(path), groups_of(videos)[0], FRAMES, 4096)
+    if failures == 2:
+        assert len(read_group(*given)) == 1
+    else:
+        with pytest.raises(Unusable, match="busy"):
+            read_group(*given)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_blank_has_the_shape_of_a_group(family: str, models: dict[str, Path]) -> None:
     path = str(models[family])

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,8 @@ from tempo_ray.arguments import load_config
 from tempo_ray.config import TrainConfig
 from tempo_ray.job import BadInput
 from tempo_ray.schema import PAIR
-from tempo_ray.train.plan import digest, make_plan, resolved
+from tempo_ray.train.curriculum import Pair, make_stage
+from tempo_ray.train.plan import digest, idle, make_plan, resolved
 
 
 def config_of(folder: Path, model: Path, *words: str) -> TrainConfig:
@@ -70,3 +72,12 @@ def test_another_stage_has_another_digest(models: dict[str, Path], tmp_path: Pat
     other = config_of(tmp_path, models["qwen2_5_vl"], "align.loss.beta=0.2")
     assert digest(config, stage, "m") == digest(same, stage, "m")
     assert len({digest(config, stage, "m"), digest(config, stage, "n"), digest(other, stage, "m")}) == 3
+
+
+def test_a_batch_that_leaves_workers_without_a_group_is_named(models: dict[str, Path], tmp_path: Path) -> None:
+    stage = make_stage("align-16", [Pair(f"{one // 3}", "?", "a", f"{one}", 16, None) for one in range(360)])
+    config = config_of(tmp_path, models["qwen2_5_vl"], "workers.count=8", "workers.cpus=1", "align.batch=16", "sft.batch=16")
+    line = idle(config, stage)
+    assert line is not None
+    assert re.search(r"^align-16: 3[0-9]% .*align.batch=24 would keep all 8", line)
+    assert idle(config.model_copy(update={"align": config.align.model_copy(update={"batch": 24})}), stage) is None

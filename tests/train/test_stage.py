@@ -29,7 +29,7 @@ FULL = ("sft.lora=null", "sft.optimizer.lr=1.0e-4")
 ADAPTIVE = "{held_out: 0.25, every_steps: 2, patience: 2, accuracy_gain: 1.0, margin_gain: 100.0, min_steps: 4}"
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "zero 3": ("align-8", ()),
-    "zero 2": ("align-8", ("deepspeed.zero_stage=2",)),
+    "zero 2": ("align-8", ("deepspeed.zero_stage=2", "workers.cpus=4")),
     "zero 0": ("align-8", ("deepspeed.zero_stage=0",)),
     "checkpointing": ("align-8", ("deepspeed.gradient_checkpointing=true",)),
     "vision": ("align-8", ("align.train_vision=true",)),
@@ -40,6 +40,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "bfloat16": ("align-8", ("deepspeed.dtype=bfloat16",)),
     "bfloat16 full sft": ("sft", ("deepspeed.dtype=bfloat16", *FULL)),
     "missing": ("align-8", ("health.max_skipped=0.05", "health.skipped_after=9")),
+    "apart": ("align-8", ()),
     "adaptive": ("align-8", (f"align.curriculum.adaptive={ADAPTIVE}",)),
 }
 
@@ -48,7 +49,10 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
 def ran(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     """Every case that is not disturbed, in one pair of processes."""
     root = tmp_path_factory.mktemp("cases")
-    asked = [Asked(changed(words, "save_every_steps=100", *more), root / case, name) for case, (name, more) in CASES.items()]
+    asked = [
+        Asked(changed(words, "save_every_steps=100", *more), root / case, name, apart=case == "apart")
+        for case, (name, more) in CASES.items()
+    ]
     return dict(zip(CASES, run_stages(asked), strict=True))
 
 
@@ -58,7 +62,7 @@ def undisturbed(ran: dict[str, Ran]) -> dict[str, torch.Tensor]:
     return weights(ran["zero 3"].merged)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in ("missing", "adaptive")])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("missing", "adaptive", "apart")])
 def test_losses_are_those_of_plain_pytorch(case: str, words: list[str], ran: dict[str, Ran]) -> None:
     """One video in nine is not there, so that workers have uneven data."""
     name, more = CASES[case]
@@ -143,3 +147,7 @@ def test_what_is_watched(ran: dict[str, Ran]) -> None:
     assert list((ran["zero 3"].merged.parents[1] / "events" / "align-8").iterdir())
     margins = [entry["margin"] for entry in ran["zero 3"].history]
     assert sum(margins[:8]) < sum(margins[8:16]) < sum(margins[16:])
+
+
+def test_workers_without_a_common_disk_are_told_so(ran: dict[str, Ran]) -> None:
+    assert "must be on a disk that all nodes share" in ran["apart"].facts["stopped"]
