@@ -71,7 +71,7 @@ def test_losses_are_those_of_plain_pytorch(case: str, words: list[str], ran: dic
     plain, model = plain_losses(config, name)
     assert len(losses) >= 20
     assert losses[0] > losses[-1]
-    assert losses == pytest.approx(plain, rel=2e-5 if config.deepspeed.dtype == "float32" else 0.03)
+    assert losses == pytest.approx(plain, rel=2e-5 if config.deepspeed.dtype == "float32" else 0.01)
     if case == "full sft":
         mine, theirs = weights(ran[case].merged), dict(model.named_parameters())
         assert all(torch.allclose(mine[key], one.detach(), atol=2e-4) for key, one in theirs.items())
