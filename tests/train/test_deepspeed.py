@@ -9,7 +9,7 @@ import torch.distributed as dist
 from tempo_ray.config import DeepSpeedConfig, OptimizerConfig, TrainConfig
 from tempo_ray.models.vlm import load_model
 from tempo_ray.shapeworld.build import FAMILIES
-from tempo_ray.train.deepspeed import engine_config, learning_rate, parameter_groups, prepare
+from tempo_ray.train.deepspeed import engine_config, learning_rate, parameter_groups, prepare, sharded_loading
 from tempo_ray.train.learner import Work, make_learner
 
 
@@ -43,6 +43,16 @@ def test_bfloat16_leaves_the_rotary_frequencies_whole(family: str, zero_stage: i
         for name, buffer in plain.items():
             assert found[name].dtype == buffer.dtype == torch.float32, name
             assert torch.equal(found[name], buffer), name
+
+
+@pytest.mark.usefixtures("alone")
+def test_zero_3_by_itself_rounds_them(models: dict[str, Path]) -> None:
+    """The day this fails, docs/positions.md has something to take back."""
+    settings = DeepSpeedConfig(zero_stage=3, dtype="bfloat16")
+    sharded = sharded_loading(settings, engine_config(settings, OptimizerConfig()) | {"data_types": {}})
+    rounded = dict(load_model(str(models["qwen2_5_vl"]), torch.bfloat16).named_buffers())
+    del sharded
+    assert {buffer.dtype for name, buffer in rounded.items() if "inv_freq" in name} == {torch.bfloat16}
 
 
 def test_the_rate_warms_up_and_decays() -> None:
