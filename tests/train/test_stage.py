@@ -14,7 +14,7 @@ from tests.train.stages import Asked, Ran, config_of, kill_stage, make_inputs, p
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return [*make_inputs(tmp_path_factory.mktemp("inputs")), "align.curriculum.epochs=7", "sft.epochs=20"]
+    return [*make_inputs(tmp_path_factory.mktemp("inputs")), "align.curriculum.epochs=4", "sft.epochs=20"]
 
 
 def changed(words: list[str], *more: str) -> TrainConfig:
@@ -25,10 +25,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: one.detach().clone() for name, one in load_model(str(folder), torch.float32).named_parameters()}
 
 
+LONG = ("align.curriculum.epochs=7",)
+"""Where time is needed to be killed in; the others have twenty steps."""
 FULL = ("sft.lora=null", "sft.optimizer.lr=1.0e-4")
 ADAPTIVE = "{held_out: 0.25, every_steps: 2, patience: 2, accuracy_gain: 1.0, margin_gain: 100.0, min_steps: 4}"
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "zero 3": ("align-8", ()),
+    "zero 3": ("align-8", LONG),
     "zero 2": ("align-8", ("deepspeed.zero_stage=2", "workers.cpus=4")),
     "zero 0": ("align-8", ("deepspeed.zero_stage=0",)),
     "checkpointing": ("align-8", ("deepspeed.gradient_checkpointing=true",)),
@@ -80,12 +82,12 @@ def test_losses_are_those_of_plain_pytorch(case: str, words: list[str], ran: dic
 def test_killed_in_the_middle_it_ends_with_the_same_bits(
     words: list[str], undisturbed: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    kill_stage(changed(words), tmp_path, saved(8))
+    kill_stage(changed(words, *LONG), tmp_path, saved(8))
     whole = sorted(save.parent for save in tmp_path.glob("saves/*/save.json"))
     assert len(whole) > 1
     torn = max(whole[-1].glob("state/*optim_states.pt"))  # it loses its tail: the save before it counts
     torn.write_bytes(torn.read_bytes()[:-100])
-    ran = run_stage(changed(words), tmp_path)
+    ran = run_stage(changed(words, *LONG), tmp_path)
     assert "step 1/" not in ran.output
     mine = weights(ran.merged)
     assert all(torch.equal(mine[name], one) for name, one in undisturbed.items())
@@ -95,10 +97,10 @@ def test_another_number_of_workers_goes_on_from_the_save(
     words: list[str], undisturbed: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     """2 -> 1 -> 2, by DeepSpeed's universal checkpoint. Sums over other shares differ in their last bits."""
-    kill_stage(changed(words), tmp_path, saved(4))
-    kill_stage(changed(words, "workers.count=1"), tmp_path, saved(12))
+    kill_stage(changed(words, *LONG), tmp_path, saved(4))
+    kill_stage(changed(words, *LONG, "workers.count=1"), tmp_path, saved(12))
     assert "step 1/" not in (tmp_path / "log").read_text(), "the one worker began anew"
-    ran = run_stage(changed(words), tmp_path)
+    ran = run_stage(changed(words, *LONG), tmp_path)
     assert "step 1/" not in ran.output
     mine = weights(ran.merged)
     assert all(torch.allclose(mine[name], one, atol=1e-5) for name, one in undisturbed.items())
@@ -113,14 +115,14 @@ def test_a_full_disk_stops_it_with_the_last_save_whole(
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
     try:
-        ran = run_stage(changed(words), tmp_path)
+        ran = run_stage(changed(words, *LONG), tmp_path)
         assert ran is not None
         assert "GB are free at" in ran.facts["stopped"]
         assert len(list(disk.glob("*/save.json"))) >= 1
         shutil.copytree(disk, tmp_path / "more" / "saves")
     finally:
         subprocess.run(["umount", disk], check=True)
-    ran = run_stage(changed(words), tmp_path / "more")
+    ran = run_stage(changed(words, *LONG), tmp_path / "more")
     assert "step 1/" not in ran.output
     mine = weights(ran.merged)
     assert all(torch.equal(mine[name], one) for name, one in undisturbed.items())
