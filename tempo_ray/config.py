@@ -40,6 +40,7 @@ ModelName = Annotated[str, AfterValidator(_absolute_folder)]
 """A model's folder, made absolute, or its hub name."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 PerturbationType = Literal["drop", "shuffle", "reverse"]
 Form = Literal["caption", "clip", "video"]
@@ -61,9 +62,9 @@ class Config(BaseModel):
 class RayConfig(Config):
     address: str | None = None
     """A running cluster's address (`auto` finds one); null starts Ray in this process, or joins the cluster of the job."""
-    num_cpus: int | None = None
+    num_cpus: Positive | None = None
     """Logical CPUs of a Ray started here; null counts the machine's, at least 8, so that small actors always fit."""
-    object_store_bytes: int = 400_000_000
+    object_store_bytes: int = Field(400_000_000, ge=80_000_000)
     """Object store of a Ray started here."""
     dashboard: bool = False
     """Start the dashboard with a Ray started here."""
@@ -74,8 +75,8 @@ class Pool(Config):
 
     min_size: Positive = 1
     max_size: Positive = 1
-    cpus: float = 1.0
-    gpus: float = 0.0
+    cpus: float = Field(1.0, ge=0)
+    gpus: float = Field(0.0, ge=0)
     batch: Positive = 4
 
     @model_validator(mode="after")
@@ -88,7 +89,7 @@ class Pool(Config):
 class FramesConfig(Config):
     """How a video becomes the frames that a model sees; the same for answers, training and serving."""
 
-    fps: float = Field(2.0, gt=0)
+    fps: Above = 2.0
     """Frames sampled per second of video."""
     min_frames: Positive = 4
     max_frames: Positive = 768
@@ -246,7 +247,7 @@ class GeneratePairsConfig(Config):
 
     run: RunLocation
     """Run directory: everything this job writes lies under it. The same command on the same run goes on where it stopped."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     videos: VideosConfig
     select: SelectConfig = SelectConfig()
     respond: RespondConfig
@@ -298,20 +299,20 @@ class ExportConfig(Config):
 
 class LoraConfig(Config):
     rank: Positive = 32
-    alpha: float = 64.0
-    dropout: Share = 0.0
+    alpha: Above = 64.0
+    dropout: float = Field(0.0, ge=0, lt=1)
 
 
 class OptimizerConfig(Config):
     """AdamW with linear warm-up and a cosine decay to zero."""
 
-    lr: float = Field(5e-6, gt=0)
+    lr: Above = 5e-6
     warmup: Share = 0.05
     """Share of the steps."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.1
-    grad_clip: float = 1.0
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    weight_decay: float = Field(0.1, ge=0)
+    grad_clip: Above = 1.0
 
 
 class LossConfig(Config):
@@ -419,9 +420,9 @@ Tracker = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml"
 
 class WorkersConfig(Config):
     count: Positive = 8
-    cpus: float = 4.0
-    gpus: float = 1.0
-    max_failures: int = 3
+    cpus: Above = 4.0
+    gpus: float = Field(1.0, ge=0)
+    max_failures: int = Field(3, ge=0)
     """Times a stage goes on by itself from its last save after a worker died."""
 
 
@@ -436,7 +437,7 @@ class TrainConfig(Config):
     """Folder or hub name of the model to start from."""
     pairs: Location | None = None
     """Folder of pair Parquet files; null takes the run's own pairs/."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     frames: FramesConfig = FramesConfig()
     max_video_tokens: Positive | None = None
     """Most tokens of a video, whose frames are scaled down to it; null leaves it to the model's own processor. It is saved with
@@ -542,7 +543,7 @@ class EvaluateConfig(Config):
     timeout_s: float = 120.0
     resamples: Positive = 10_000
     """Bootstrap resamples for the 95% intervals."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 # ----------------------------------------------------------------------------------------------------------- shapeworld
@@ -574,7 +575,7 @@ class MakeShapeworldConfig(Config):
     split: Literal["train", "heldout", "test"] = "train"
     """No story stands in two splits."""
     videos: Positive = 200
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     world: WorldConfig = WorldConfig()
     questions_per_video: int = Field(6, ge=0)
     instructions_per_video: int = Field(8, ge=0)
@@ -589,7 +590,7 @@ class PretrainConfig(Config):
     output: Location
     """Folder of the model. An interrupted run goes on from its last save."""
     family: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     steps: Positive = 4000
     threads: Positive = 2
 
@@ -601,7 +602,7 @@ class DemoConfig(Config):
     """A finished run is made anew; an unfinished one goes on where it stopped."""
     config: str = "jobs/configs/embedded.yaml"
     """The sections of this file are what the jobs run with."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     train_videos: Positive = 160
     test_videos: Positive = 120
     port: int | None = Field(None, ge=1, le=65535)

@@ -46,6 +46,7 @@ def running(job: str, run: str | None, config: Config) -> Iterator[dict[str, Any
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         error = "interrupted"
+        print(f"{job}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except BaseException:  # whatever ended the job is recorded, and passes on
         error = traceback.format_exc(limit=1).strip().splitlines()[-1]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -22,6 +23,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
+from tempo_ray.models.check import NotAModel
 from tempo_ray.models.frames import Frames
 from tempo_ray.models.positions import mrope_positions
 
@@ -55,7 +57,17 @@ def load_model_config(path: str) -> PretrainedConfig:
 
 
 def load_model(path: str, dtype: torch.dtype) -> PreTrainedModel:
-    return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+    """Raises NotAModel where the files do not hold all of the model's weights; transformers would draw what is missing."""
+    given: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "output_loading_info": True}
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(path, **given)
+    except SafetensorError as error:
+        raise NotAModel(f"{path}: its weights cannot be read: {error}") from error
+    model, told = loaded
+    wrong = sorted([*told["missing_keys"], *(str(one) for one in told["mismatched_keys"])])
+    if wrong:
+        raise NotAModel(f"{path}: {len(wrong)} weights are missing or of another shape, {wrong[0]} for one")
+    return model
 
 
 def user_message(parts: Sequence[str | None]) -> dict[str, Any]:

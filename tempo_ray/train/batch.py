@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -26,7 +27,7 @@ ATTEMPTS = 3
 
 
 class Unusable(Exception):
-    """A group that cannot be trained on. `reason` is one of `missing`, `unreadable`, `too_long` and `template`."""
+    """A group that cannot be trained on. `reason` is one of `missing`, `unreadable`, `too_long`, `template`, `special_token`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -166,6 +167,7 @@ def later_texts(processor: Any, group: Group) -> list[tuple[str, bool]]:
 
 def read_group(processor: Any, config: PretrainedConfig, group: Group, frames: FramesConfig, max_tokens: int) -> list[Tokens]:
     """The group with its video read: one sequence, or where that is too long one for each of its prompts. Raises Unusable."""
+    _check_words(processor, group)
     try:
         video = patiently(lambda: _video(group, frames, config), ATTEMPTS, OSError)
     except (UnreadableVideo, Passing) as error:
@@ -186,6 +188,18 @@ def _video(group: Group, frames: FramesConfig, config: PretrainedConfig) -> Fram
         return read_frames(group.uri, frames, config.model_type)
     except FileNotFoundError as error:
         raise Unusable("missing", f"{group.uri}: {error}") from error
+    except pa.ArrowInvalid as error:  # a scheme that no store of Arrow's has
+        raise Unusable("unreadable", f"{group.uri}: {error}") from error
+
+
+def _check_words(processor: Any, group: Group) -> None:
+    """What looks like a special token would be one: a video that is not there, or an end in the middle of an answer."""
+    for one in group.prompts:
+        texts = [*(part for part in one.parts if part), one.chosen, *one.rejected, *(text for turn in one.later for text in turn)]
+        for text in [*texts, one.system or ""]:
+            token = next((token for token in processor.tokenizer.all_special_tokens if token in text), None)
+            if token is not None:
+                raise Unusable("special_token", f"{group.uri}: {token} stands in its words: {text[:80]!r}")
 
 
 def blank(processor: Any, config: PretrainedConfig, answers: int) -> Tokens:

@@ -4,15 +4,19 @@ Pure but for `read_pairs`. A group is one video with all its pairs of the stage,
 sequence, in which the video stands once.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from tempo_ray.config import CurriculumConfig
 from tempo_ray.paths import resolve
+from tempo_ray.schema import PAIR
 
 COLUMNS = ("uri", "prompt", "chosen", "rejected", "strength", "order_distance", "kept_share", "text_distance")
 
@@ -94,11 +98,35 @@ Step = tuple[tuple[int, ...], ...]
 """For each worker, the indices of its groups."""
 
 
+class BadPairs(ValueError):
+    """The files do not hold pairs that can be trained on; the message says why."""
+
+
 def read_pairs(uri: str) -> list[Pair]:
-    """All pairs of a folder of Parquet files. Raises FileNotFoundError where there is no such folder."""
+    """All pairs of a folder of Parquet files. Raises BadPairs, FileNotFoundError where there is no such folder, and ArrowInvalid
+    where its files are no Parquet."""
     filesystem, path = resolve(uri)
-    rows = pq.read_table(path, filesystem=filesystem, columns=list(COLUMNS)).to_pylist()
-    return [Pair(**row) for row in rows]
+    files = ds.dataset(path, filesystem=filesystem, format="parquet")
+    if not files.files:
+        raise BadPairs("no Parquet files in it")
+    missing = [name for name in COLUMNS if name not in files.schema.names]
+    if missing:
+        raise BadPairs(f"no column {', '.join(missing)}; a pair has {', '.join(COLUMNS)}, the last three may be null")
+    table = files.to_table(columns=list(COLUMNS))
+    for name in COLUMNS:
+        column, wanted = table[name], PAIR.field(name).type
+        try:
+            column = column.cast(wanted)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise BadPairs(f"column {name} is {column.type}, not {wanted}: {error}") from error
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+        empty = pc.is_null(column)
+        if wanted == pa.string():
+            empty = pc.or_(empty, pc.fill_null(pc.equal(column, ""), fill_value=False))
+        rows = pc.indices_nonzero(empty).to_pylist()
+        if rows and name not in COLUMNS[-3:]:
+            raise BadPairs(f"{len(rows)} of {len(table)} pairs have no {name}, row {rows[0]} for one: leave them out")
+    return [Pair(**row) for row in table.to_pylist()]
 
 
 def _by_strength(pairs: Sequence[Pair], strengths: Iterable[int]) -> list[tuple[str, list[Pair]]]:
@@ -110,7 +138,7 @@ def _by_strength(pairs: Sequence[Pair], strengths: Iterable[int]) -> list[tuple[
 def _by_quantiles(pairs: Sequence[Pair], measure: str, parts: int) -> list[tuple[str, list[Pair]]]:
     """Easiest first: as many pairs in each part, but that those of one difficulty stay together."""
     measured = [(pair, getattr(pair, _MEASURES[measure])) for pair in pairs]
-    known = [(pair, float(far)) for pair, far in measured if far is not None]
+    known = [(pair, float(far)) for pair, far in measured if far is not None and not math.isnan(far)]
     if not known:
         return []
     edges = np.quantile([far for _, far in known], [part / parts for part in range(1, parts)])
@@ -161,7 +189,7 @@ def make_stage(name: str, pairs: Sequence[Pair], replayed: Sequence[Pair] = ()) 
             dropped["duplicated"] += 1
             continue
         answers[pair.rejected] = None
-        if pair.order_lost is not None:
+        if pair.order_lost is not None and not math.isnan(pair.order_lost):
             lost.append(pair.order_lost)
     videos: dict[str, list[Group]] = {}
     for (uri, prompt, chosen), answers in rejected.items():

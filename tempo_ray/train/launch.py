@@ -6,11 +6,14 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+from filelock import FileLock, Timeout
+from pyarrow import fs
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -18,11 +21,11 @@ from tempo_ray.cluster import PROCESS_BYTES, check_memory, connect
 from tempo_ray.config import TrainConfig
 from tempo_ray.job import BadInput
 from tempo_ray.models.check import weight_bytes
-from tempo_ray.paths import RunPaths, delete_folder, exists, read_bytes
+from tempo_ray.paths import RunPaths, delete_folder, read_bytes, resolve
 from tempo_ray.train.card import curves, model_card
 from tempo_ray.train.folders import fetch, forget, publish, work_folder
 from tempo_ray.train.loop import run_stage
-from tempo_ray.train.plan import Plan, Planned, digest, finished
+from tempo_ray.train.plan import Plan, Planned, digests, finished
 
 POLL_SECONDS = 0.5
 COLLECTIVE_SECONDS = 7200
@@ -114,14 +117,26 @@ def _trainer(config: TrainConfig, arguments: dict[str, Any]) -> TorchTrainer:
     )
 
 
-def _run(config: TrainConfig, stage: Planned, starts: list[str]) -> dict[str, Any]:
-    """Trains the stage and returns its facts; `starts` are the models that the stages up to it start from. Raises BadInput
-    where trying again would not help."""
+def _fit(trainer: TorchTrainer) -> Any:
+    """What the workers return. Beside the main thread, where Ray Train leaves Ctrl-C to this process: it would train on."""
+    ended: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            ended.set_result(trainer.fit().return_value)  # type: ignore[attr-defined]
+        except BaseException as error:  # noqa: BLE001, raised where it is waited for
+            ended.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True).start()
+    return ended.result()
+
+
+def _run(config: TrainConfig, stage: Planned, made: str, starts: list[str]) -> dict[str, Any]:
+    """Trains the stage and returns its facts; `made` is its digest, `starts` the models that the stages up to it start from.
+    Raises BadInput where trying again would not help."""
     _connect(config)
     began = time.monotonic()
-    paths = RunPaths(config.run)
     start, number = starts[-1], len(starts) - 1
-    made = digest(config, stage, start)
     arguments: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "name": stage.name,
@@ -131,29 +146,62 @@ def _run(config: TrainConfig, stage: Planned, starts: list[str]) -> dict[str, An
         "spent": starts[1:-1],
         "number": number,
         "digest": made,
-        # all that a save depends on, but the number of workers, for which it can be made over
-        "saves": paths.saves(f"{stage.name}-{made}-zero{config.deepspeed.zero_stage}"),
+        "saves": _saves(config, stage, made, config.deepspeed.zero_stage),
     }
     with _printed() as lines:
-        facts = _trainer(config, arguments | {"lines": lines}).fit().return_value  # type: ignore[attr-defined]
+        facts = _fit(_trainer(config, arguments | {"lines": lines}))
     if "stopped" in facts:
         raise BadInput(f"{stage.name} stopped: {facts['stopped']}")
-    for left in (arguments["saves"], f"{paths.train}/{stage.name}-{made}"):
-        delete_folder(left)
     skipped = "".join(f", {number} {reason}" for reason, number in facts["skipped"].items())
     print(f"{stage.name}: done in {time.monotonic() - began:.1f} s{skipped}", flush=True)
     return facts
 
 
+def _clear(config: TrainConfig, stage: Planned, made: str) -> None:
+    """What a finished stage needs no more: its saves, and Ray Train's own folder."""
+    paths = RunPaths(config.run)
+    for left in (f"{paths.train}/{stage.name}-{made}", *(_saves(config, stage, made, zero) for zero in (0, 2, 3))):
+        delete_folder(left)
+
+
+def _saves(config: TrainConfig, stage: Planned, made: str, zero_stage: int) -> str:
+    """All that a save depends on is in the name, but the number of workers, for which it can be made over."""
+    return RunPaths(config.run).saves(f"{stage.name}-{made}-zero{zero_stage}")
+
+
+@contextmanager
+def _alone(config: TrainConfig) -> Iterator[None]:
+    """Raises BadInput where another process trains the same run; in a bucket nobody can tell."""
+    if "://" in config.run:
+        yield
+        return
+    lock = Path(RunPaths(config.run).train, ".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        raise BadInput(f"another process is training run={config.run}: wait for it, or choose another run=") from None
+
+
+def _sizes(folder: str) -> dict[str, int]:
+    filesystem, path = resolve(folder)
+    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+
+
 def _write_model(config: TrainConfig, stages: list[dict[str, Any]]) -> None:
     """The last stage's merged model, with the record of its making, as the run's model."""
     paths = RunPaths(config.run)
+    merged = f"{paths.stage(stages[-1]['name'])}/merged"
     trained = {one["name"]: one["digest"] for one in stages}
     record = json.dumps({"base": config.model, "recipe": config.recipe, "stages": trained}, indent=1) + "\n"
-    if exists(f"{paths.model}/training.json") and read_bytes(f"{paths.model}/training.json").decode() == record:
-        return
+    there = _sizes(paths.model)
+    if "training.json" in there and read_bytes(f"{paths.model}/training.json").decode() == record:
+        weights = {name: size for name, size in _sizes(merged).items() if name.endswith(".safetensors")}
+        if weights.items() <= there.items():
+            return
     part = work_folder(paths.model)
-    merged = f"{paths.stage(stages[-1]['name'])}/merged"
     shutil.copytree(fetch(merged), part, dirs_exist_ok=True)
     forget(merged)
     Path(part, "training.json").write_text(record)
@@ -170,13 +218,15 @@ def train(config: TrainConfig, plan: Plan) -> dict[str, Any]:
     """
     starts = [config.model]
     facts = []
-    for stage in plan.stages:
-        before = finished(config, stage, starts[-1])
-        if before is not None:
-            print(f"{stage.name}: finished before", flush=True)
-        facts.append(before or _run(config, stage, starts))
-        starts.append(f"{RunPaths(config.run).stage(stage.name)}/merged")
-    _write_model(config, facts)
+    with _alone(config):
+        made = zip(plan.stages, digests(config, plan.stages), finished(config, plan.stages), strict=True)
+        for stage, digest, before in made:
+            if before is not None:
+                print(f"{stage.name}: finished before", flush=True)
+            facts.append(before or _run(config, stage, digest, starts))
+            _clear(config, stage, digest)
+            starts.append(f"{RunPaths(config.run).stage(stage.name)}/merged")
+        _write_model(config, facts)
     return {"stages": facts, "left_out": plan.left_out, "model": RunPaths(config.run).model}
 
 

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,9 @@ import pyarrow as pa
 
 from tempo_ray.config import TrainConfig
 from tempo_ray.job import BadInput
-from tempo_ray.models.check import NotAModel, check_model
+from tempo_ray.models.check import NotAModel, check_model, identity
 from tempo_ray.paths import RunPaths, exists, read_bytes
-from tempo_ray.train.curriculum import Stage, hold_out, make_stages, parted, plan_steps, read_pairs, table
+from tempo_ray.train.curriculum import BadPairs, Group, Stage, hold_out, make_stages, parted, plan_steps, read_pairs, table
 from tempo_ray.train.sft import BadConversations, read_conversations
 
 IDLE = 0.2
@@ -24,8 +25,8 @@ IDLE = 0.2
 class Planned:
     name: str
     kind: str
-    items: int
-    """Pairs or conversations."""
+    content: str
+    """A digest of its pairs or conversations."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ def resolved(config: TrainConfig) -> TrainConfig:
 def _align_stages(config: TrainConfig) -> tuple[list[Stage], dict[str, int]]:
     """The curriculum, and how many pairs are in none of its stages and why."""
     uri = config.pairs or RunPaths(config.run).pairs
-    if not exists(uri):
-        raise BadInput(f"{uri}: no such folder of pairs; make them with jobs/generate_pairs.py, or name another with pairs=")
     try:
+        if not exists(uri):
+            raise BadInput(f"{uri}: no such folder of pairs; make them with jobs/generate_pairs.py, or name another with pairs=")
         pairs = read_pairs(uri)
-    except pa.ArrowInvalid as error:
+    except BadPairs as error:
+        raise BadInput(f"{uri}: {error}") from error
+    except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{uri}: not Parquet files of pairs: {str(error).splitlines()[0]}") from error
     if not pairs:
         raise BadInput(f"{uri}: no pairs in it; jobs/generate_pairs.py says why each was dropped")
@@ -58,7 +61,12 @@ def _align_stages(config: TrainConfig) -> tuple[list[Stage], dict[str, int]]:
     if not any(stage.groups for stage in stages):
         strengths = f"one of align.curriculum.strengths {sorted(curriculum.strengths)}"
         wanted = strengths if curriculum.by == "strength" else f"a measured difficulty by {curriculum.by}"
-        raise BadInput(f"{uri}: no usable pair among its {len(pairs)} has {wanted}")
+        there = sorted({pair.strength for pair in pairs})
+        same = sum(pair.chosen == pair.rejected for pair in pairs)
+        raise BadInput(
+            f"{uri}: no usable pair among its {len(pairs)} has {wanted}; their strengths are {there}, and in {same} rejected "
+            "is chosen"
+        )
     if curriculum.adaptive is not None:
         for stage in (stage for stage in stages if stage.groups):
             try:
@@ -73,15 +81,24 @@ def _align_stages(config: TrainConfig) -> tuple[list[Stage], dict[str, int]]:
     return stages, left_out
 
 
-def _conversations(config: TrainConfig) -> int:
+def _conversations(config: TrainConfig) -> list[Group]:
     file = config.sft.data
     assert file is not None
-    if not exists(file):
-        raise BadInput(f"{file}: no such file; name the conversations with sft.data=")
     try:
-        return len(read_conversations(file))
+        if not exists(file):
+            raise BadInput(f"{file}: no such file; name the conversations with sft.data=")
+        return read_conversations(file)
     except BadConversations as error:
         raise BadInput(str(error)) from error
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{file}: cannot be read: {error}") from error
+
+
+def _content(groups: Sequence[Group]) -> str:
+    found = hashlib.sha256()
+    for group in groups:
+        found.update(repr(group).encode())
+    return found.hexdigest()
 
 
 def idle(config: TrainConfig, stage: Stage) -> str | None:
@@ -117,30 +134,40 @@ def make_plan(config: TrainConfig) -> Plan:
     shown = []
     if config.recipe != "sft":
         stages, left_out = _align_stages(config)
-        align = [Planned(stage.name, "align", stage.pairs) for stage in stages if stage.groups]
+        align = [Planned(stage.name, "align", _content(stage.groups)) for stage in stages if stage.groups]
         shown.append(table(stages))
         shown += [line for line in (idle(config, stage) for stage in stages) if line]
     if config.recipe != "align":
-        sft = [Planned("sft", "sft", _conversations(config))]
-        shown.append(f"sft: {sft[0].items} conversations")
+        conversations = _conversations(config)
+        sft = [Planned("sft", "sft", _content(conversations))]
+        shown.append(f"sft: {len(conversations)} conversations")
     return Plan(tuple(sft + align if config.recipe == "post_sft" else align + sft), left_out, "\n".join(shown))
 
 
-def digest(config: TrainConfig, stage: Planned, start: str) -> str:
-    """Of all that decides what a stage learns; another digest is another stage. How many workers train it, and how they share
-    the weights, decides nothing."""
-    kind = config.align if stage.kind == "align" else config.sft
+def digests(config: TrainConfig, stages: Sequence[Planned]) -> list[str]:
+    """For each stage, of all that decides what it learns, the stages before it included; another digest is another stage. How
+    many workers train it, how they share the weights, and where the run lies decide nothing."""
+    made = [identity(config.model)]
     shared = config.model_dump(mode="json", include={"seed", "frames", "max_video_tokens", "max_tokens"})
-    facts = [stage.name, stage.items, start, shared, config.deepspeed.dtype, kind.model_dump(mode="json")]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    for stage in stages:
+        kind = config.align if stage.kind == "align" else config.sft
+        settings = kind.model_dump(mode="json", exclude={"data"})
+        facts = [stage.name, stage.content, made[0], made[-1], shared, config.deepspeed.dtype, settings]
+        made.append(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12])
+    return made[1:]
 
 
-def finished(config: TrainConfig, stage: Planned, start: str) -> dict[str, Any] | None:
-    """The facts of a stage that was trained before. Raises BadInput where other settings trained it."""
-    folder = RunPaths(config.run).stage(stage.name)
-    if not exists(f"{folder}/stage.json"):
-        return None
-    facts = json.loads(read_bytes(f"{folder}/stage.json"))
-    if facts["digest"] != digest(config, stage, start):
-        raise BadInput(f"{folder} was trained with other settings or data: choose another run=, or remove that folder")
+def finished(config: TrainConfig, stages: Sequence[Planned]) -> list[dict[str, Any] | None]:
+    """For each stage the facts of its training, where it was trained before. Raises BadInput where other settings, other data or
+    another model to start from trained it."""
+    facts: list[dict[str, Any] | None] = []
+    other = []
+    for stage, digest in zip(stages, digests(config, stages), strict=True):
+        folder = RunPaths(config.run).stage(stage.name)
+        facts.append(json.loads(read_bytes(f"{folder}/stage.json")) if exists(f"{folder}/stage.json") else None)
+        if facts[-1] is not None and facts[-1]["digest"] != digest:
+            other.append(folder)
+    if other:
+        theirs = f"{' and '.join(other)} {'was' if len(other) == 1 else 'were'}"
+        raise BadInput(f"{theirs} trained with other settings or data: choose another run=, or remove what is named")
     return facts

@@ -21,14 +21,20 @@ class BadConversations(ValueError):
 
 def _items(file: str) -> list[Any]:
     try:
-        text = read_bytes(file).decode()
+        text = read_bytes(file).decode("utf-8-sig")
         if text.lstrip()[:1] == "[":
             return json.loads(text)
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise BadConversations(f"{file}: not a text file ({error.reason})") from error
     except json.JSONDecodeError as error:
-        raise BadConversations(f"{file}: not JSON or JSONL: {error}") from error
+        raise BadConversations(f"{file}: not JSON: {error}") from error
+    items = []
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would part at characters that JSON leaves in a string
+        try:
+            items += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise BadConversations(f"{file}: neither a JSON list nor JSONL: line {number}: {error}") from error
+    return items
 
 
 def _turns(item: dict[str, Any]) -> list[tuple[str, Any]]:

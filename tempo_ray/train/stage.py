@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tempo_ray.models.check import NotAModel
 from tempo_ray.models.vlm import load_model_config, load_processor
 from tempo_ray.train import deepspeed, saves
 from tempo_ray.train.batch import blank
@@ -150,7 +152,12 @@ def train_stage(work: Work, groups: Sequence[Group], outside: Outside) -> dict[s
     rank, world = dist.get_rank(), dist.get_world_size()
     if not saves.seen_by_all(outside.saves):
         return {"stopped": f"not all workers see {outside.saves}: run= must be on a disk that all nodes share, or a URI"}
-    learner, progress = _start(work, outside.saves)
+    try:
+        learner, progress = _start(work, outside.saves)
+    except NotAModel as error:
+        return {"stopped": str(error)}
+    if rank == 0 and not progress.step:
+        shutil.rmtree(outside.events, ignore_errors=True)  # curves of another training
     processor = load_processor(work.start, work.config.max_video_tokens)
     model_config = load_model_config(work.start)
     one_step = Steps(work, learner, blank(processor, model_config, 2 if work.kind == "align" else 1))

@@ -72,6 +72,24 @@ def test_a_killed_worker_costs_nothing(trained: tuple[Path, list[str], str], tmp
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_ctrl_c_ends_it_at_once(trained: tuple[Path, list[str], str], tmp_path: Path) -> None:
+    _, words, _ = trained
+    process = start([*words, f"run={tmp_path / 'run'}", "recipe=align", "align.curriculum.epochs=500"], tmp_path / "log")
+    wait_for_a_save(process, tmp_path, tmp_path / "log")
+    again = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "train.py"), *words, f"run={tmp_path / 'run'}", "align.curriculum.epochs=500"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 2
+    assert "another process is training" in again.stderr
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130, (tmp_path / "log").read_text()
+    assert "train: interrupted" in (tmp_path / "log").read_text()
+    assert json.loads((tmp_path / "run" / "summary" / "train.json").read_text())["error"] == "interrupted"
+
+
 def test_stock_vllm_loads_what_comes_out(trained: tuple[Path, list[str], str]) -> None:
     root, _, _ = trained
     script = f"""

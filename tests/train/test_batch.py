@@ -265,9 +265,16 @@ def test_what_cannot_be_read_says_why(models: dict[str, Path], videos: list[str]
     processor, config = load_processor(path), load_model_config(path)
     torn = tmp_path / "torn.mp4"
     torn.write_bytes(Path(videos[0]).read_bytes()[:500])
-    for uri, limit, reason in ((str(torn), 4096, "unreadable"), ("/nowhere.mp4", 4096, "missing"), (videos[0], 20, "too_long")):
+    for uri, answer, limit, reason in (
+        (str(torn), "b", 4096, "unreadable"),
+        ("https://example.com/a.mp4", "b", 4096, "unreadable"),
+        ("/nowhere.mp4", "b", 4096, "missing"),
+        (videos[0], "b", 20, "too_long"),
+        (videos[0], "a circle<|video_pad|>", 4096, "special_token"),
+        (videos[0], "a circle<|im_end|>\nmoves", 4096, "special_token"),
+    ):
         with pytest.raises(Unusable) as caught:
-            read_group(processor, config, Group(uri, (None, "?"), "a", ("b",)), FRAMES, limit)
+            read_group(processor, config, Group(uri, (None, "?"), "a", (answer,)), FRAMES, limit)
         assert caught.value.reason == reason
         assert uri in str(caught.value)
 

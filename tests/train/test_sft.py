@@ -83,3 +83,15 @@ def test_what_is_no_conversation(text: str, tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_conversations(str(tmp_path / "none.json"))
+
+
+def test_files_as_other_tools_write_them(tmp_path: Path) -> None:
+    """A byte order mark, and characters that end a line in Python but not in JSONL."""
+    item = json.loads(json.dumps(LLAVA).replace("A circle.", "A circle.\u2028It moves."))
+    line = json.dumps(item, ensure_ascii=False)
+    for name, text in (("a.json", f"[{line}]"), ("a.jsonl", f"{line}\n{line}\n")):
+        (tmp_path / name).write_text("\ufeff" + text)
+        assert {group.chosen for group in read_conversations(str(tmp_path / name))} == {"A circle.\u2028It moves."}
+    (tmp_path / "a.jsonl").write_text(f"{line}\n\n{line[:50]}\n")
+    with pytest.raises(BadConversations, match="line 3"):
+        read_conversations(str(tmp_path / "a.jsonl"))
