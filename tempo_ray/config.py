@@ -360,6 +360,12 @@ class CurriculumConfig(Config):
     adaptive: AdaptiveConfig | None = None
     """Go on to the next stage when this one has stopped to improve; null trains every stage to its end (the paper)."""
 
+    @model_validator(mode="after")
+    def _replayed(self) -> Self:
+        if self.replay and self.order == "mixed":
+            raise ValueError("replay has nothing to bring back with order=mixed, which is one stage: leave one of them out")
+        return self
+
 
 class HealthConfig(Config):
     """Limits at which a sick run is stopped. Each but the skipped share is a mean over `window` steps; null sets it aside."""

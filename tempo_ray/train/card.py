@@ -29,7 +29,8 @@ def curves(histories: dict[str, list[dict[str, float]]], file: Path) -> None:
             for number, name in enumerate(names):
                 points = [(place + entry["step"] / len(history), entry[name]) for entry in history if name in entry]
                 if points:
-                    axis.plot(*zip(*points, strict=True), color="#1f6feb" if not number else "#c0392b", lw=1.2)
+                    dot = "o" if len(points) == 1 else None
+                    axis.plot(*zip(*points, strict=True), color="#1f6feb" if not number else "#c0392b", lw=1.2, marker=dot)
             axis.axvline(place + 1, color="#d0d4da", lw=0.8)
         if title.startswith("KL"):  # one token that the model now finds unlikely outweighs all others
             axis.set_yscale("symlog", linthresh=0.1)

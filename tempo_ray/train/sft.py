@@ -45,7 +45,12 @@ def _turns(item: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def _content(content: Any) -> tuple[list[str | None], list[str]]:
     """A turn's content -> message parts, None standing for a video, and the videos that it names itself."""
+    if content is None:
+        return [], []
     if not isinstance(content, str):
+        other = next((part["type"] for part in content if part["type"] not in ("text", "video")), None)
+        if other is not None:
+            raise ValueError(f"a part of type {other}; text and one video are supported")
         named = [part["video"] for part in content if part["type"] == "video" and "video" in part]
         return [None if part["type"] == "video" else part["text"] for part in content], named
     parts: list[str | None] = []
@@ -72,7 +77,8 @@ def _group(item: dict[str, Any], folder: str) -> Group:
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
         raise ValueError(f"turns are {', '.join(roles)}; questions and answers must alternate, and end with an answer")
     parts, named = _content(turns[0][1])
-    videos = named or item.get("videos") or [item["video"]]
+    videos = named or item.get("videos") or item["video"]
+    videos = [videos] if isinstance(videos, str) else videos
     if parts.count(None) != 1 or len(videos) != 1:
         raise ValueError(f"{parts.count(None)} {VIDEO} marks and {len(videos)} videos; exactly one of each is supported")
     uri = videos[0] if "://" in videos[0] else posixpath.join(folder, videos[0])

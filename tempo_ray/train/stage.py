@@ -158,6 +158,8 @@ def train_stage(work: Work, groups: Sequence[Group], outside: Outside) -> dict[s
         return {"stopped": str(error)}
     if rank == 0 and not progress.step:
         shutil.rmtree(outside.events, ignore_errors=True)  # curves of another training
+    if rank == 0 and progress.step:
+        outside.tell(f"{work.name}  goes on after step {progress.step}")
     processor = load_processor(work.start, work.config.max_video_tokens)
     model_config = load_model_config(work.start)
     one_step = Steps(work, learner, blank(processor, model_config, 2 if work.kind == "align" else 1))

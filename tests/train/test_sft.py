@@ -95,3 +95,23 @@ def test_files_as_other_tools_write_them(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(f"{line}\n\n{line[:50]}\n")
     with pytest.raises(BadConversations, match="line 3"):
         read_conversations(str(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"type": "image"}, {"type": "text", "text": "?"}], "a part of type image"),
+        ([{"type": "video_url", "video_url": {"url": "v"}}], "a part of type video_url"),
+    ],
+)
+def test_parts_that_are_not_supported_are_named(content: object, message: str, tmp_path: Path) -> None:
+    item = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "!"}], "video": ["v"]}
+    with pytest.raises(BadConversations, match=message):
+        read_conversations(written(tmp_path, [item]))
+
+
+def test_a_video_in_a_list_and_an_answer_that_is_null(tmp_path: Path) -> None:
+    assert read_conversations(written(tmp_path, [LLAVA | {"video": ["/v.mp4"]}]))[0].uri == "/v.mp4"
+    turns = [LLAVA["conversations"][0], {"from": "gpt", "value": None}]
+    with pytest.raises(BadConversations, match="item 0: the answer is empty"):
+        read_conversations(written(tmp_path, [LLAVA | {"conversations": turns}]))
