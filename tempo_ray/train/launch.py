@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,17 +171,22 @@ def _saves(config: TrainConfig, stage: Planned, made: str, zero_stage: int) -> s
 
 @contextmanager
 def _alone(config: TrainConfig) -> Iterator[None]:
-    """Raises BadInput where another process trains the same run; in a bucket nobody can tell."""
+    """Raises BadInput where another process trains the same run; in a bucket, or on a disk without locks, nobody can tell."""
     if "://" in config.run:
         yield
         return
     lock = Path(RunPaths(config.run).train, ".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock, timeout=0)
     try:
-        with FileLock(lock, timeout=0):
-            yield
+        with suppress(NotImplementedError):
+            held.acquire()
     except Timeout:
         raise BadInput(f"another process is training run={config.run}: wait for it, or choose another run=") from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _sizes(folder: str) -> dict[str, int]:
