@@ -1,4 +1,4 @@
-"""A model's path -> what is wrong with it, and which prompts it is asked with. Loads neither torch nor weights."""
+"""A model's path -> what is wrong with it, what tells it from others, and its prompt set. Loads neither torch nor weights."""
 
 import hashlib
 import json
@@ -77,10 +77,10 @@ def _header(file: Path) -> bytes:
 def _is_whole(file: Path) -> bool:
     header = _header(file)
     try:
-        weights = {name: one for name, one in json.loads(header).items() if name != "__metadata__"}
-    except ValueError:
+        ends = [one["data_offsets"][1] for name, one in json.loads(header).items() if name != "__metadata__"]
+    except (ValueError, AttributeError, KeyError, TypeError):  # other bytes, or JSON of something else
         return False
-    return file.stat().st_size == 8 + len(header) + max((one["data_offsets"][1] for one in weights.values()), default=0)
+    return file.stat().st_size == 8 + len(header) + max(ends, default=0)
 
 
 def identity(path: str) -> str:

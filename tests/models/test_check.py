@@ -28,6 +28,7 @@ def test_weights_that_are_missing_are_not_drawn(tmp_path: Path) -> None:
     [
         ("model.safetensors", 1000, "cut off"),
         ("model.safetensors", 0, "cut off"),
+        ("model.safetensors", 4, "cut off"),
         ("model.safetensors", None, "no \\*.safetensors"),
         ("processor_config.json", None, "no processor"),
         ("tokenizer.json", None, "no tokenizer"),
