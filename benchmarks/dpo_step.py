@@ -46,7 +46,15 @@ from tempo_ray.train.lora import add_adapter
 from tempo_ray.train.loss import PairScores, pair_losses
 from tempo_ray.train.score import Scorer
 
-SIZES = {"prompt": 1024, "answer": 64, "k": 3, "hidden": 512, "layers": 8, "rounds": 5, "checkpointing": 0}
+SIZES = {
+    "prompt": 1024,
+    "answer": 64,
+    "k": 3,
+    "hidden": 512,
+    "layers": 8,
+    "rounds": 5,
+    "checkpointing": 0,
+}
 FPS, SIDE = 2, 224
 """Of the video. Whole patches, two by two, of 16 pixels, which our tiny models have, and of 14, which ms-swift relies on."""
 SYSTEM = "You are a helpful assistant."
@@ -70,7 +78,9 @@ class Subject:
     group: Group
 
     def read(self) -> Tokens:
-        return read_group(self.processor, self.model.config, self.group, FramesConfig(fps=FPS), sys.maxsize)[0]
+        return read_group(
+            self.processor, self.model.config, self.group, FramesConfig(fps=FPS), sys.maxsize
+        )[0]
 
     def speed(self, times: Sequence[float]) -> float:
         """Pairs per second."""
@@ -87,10 +97,18 @@ def make_group(processor: Any, sizes: dict[str, int], folder: Path) -> Group:
     """A prompt of so many tokens, nearly all of them the video's, which is drawn and written; answers without their end token."""
     rng, patches = np.random.default_rng(0), processor.video_processor
     around = len(processor.tokenizer(chat_text(processor, (None, ""), SYSTEM))["input_ids"]) - 1
-    length, rest = divmod(sizes["prompt"] - around - 8, (SIDE // patches.patch_size // patches.merge_size) ** 2)
+    length, rest = divmod(
+        sizes["prompt"] - around - 8, (SIDE // patches.patch_size // patches.merge_size) ** 2
+    )
     write_video(draw_story(rng, length), folder / "video.mp4", FPS, SIDE, SIDE)
     chosen, *rejected = (said(processor, rng, sizes["answer"] - 1) for _ in range(sizes["k"] + 1))
-    return Group(str(folder / "video.mp4"), (None, said(processor, rng, rest + 8)), chosen, tuple(rejected), SYSTEM)
+    return Group(
+        str(folder / "video.mp4"),
+        (None, said(processor, rng, rest + 8)),
+        chosen,
+        tuple(rejected),
+        SYSTEM,
+    )
 
 
 def make_subject(words: dict[str, str], sizes: dict[str, int], folder: Path) -> Subject:
@@ -98,7 +116,10 @@ def make_subject(words: dict[str, str], sizes: dict[str, int], folder: Path) -> 
     tokenizer = make_tokenizer()
     config = load_model_config(words["model"]) if "model" in words else None
     config = config or make_model("qwen2_5_vl", tokenizer, sizes["hidden"], sizes["layers"]).config
-    sizes |= {"hidden": config.text_config.hidden_size, "layers": config.text_config.num_hidden_layers}
+    sizes |= {
+        "hidden": config.text_config.hidden_size,
+        "layers": config.text_config.num_hidden_layers,
+    }
     config.video_token_id = tokenizer.convert_tokens_to_ids("<|video_pad|>")
     processor: Any = make_processor("qwen2_5_vl", tokenizer)
     processor.video_processor.size = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
@@ -139,23 +160,32 @@ def packed(subject: Subject, batch: Batch) -> float:
 def as_rows(tokens: Tokens, device: torch.device) -> dict[str, Tensor]:
     """The group as others see it: for each pair prompt, video and chosen, then for each pair prompt, video and rejected."""
     answers = [1] * (tokens.answers - 1) + list(range(2, tokens.answers + 1))
-    rows = [np.flatnonzero((tokens.segments == PROMPT) | (tokens.segments == number)) for number in answers]
+    rows = [
+        np.flatnonzero((tokens.segments == PROMPT) | (tokens.segments == number))
+        for number in answers
+    ]
     ids = torch.from_numpy(np.stack([tokens.ids[row] for row in rows]))
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
-        "position_ids": torch.from_numpy(np.stack([tokens.positions[:, row] for row in rows], axis=1)),
+        "position_ids": torch.from_numpy(
+            np.stack([tokens.positions[:, row] for row in rows], axis=1)
+        ),
         "pixel_values_videos": tokens.pixels.repeat(len(rows), 1),
         "video_grid_thw": tokens.grid.repeat(len(rows), 1),
     }
     return {name: value.to(device) for name, value in inputs.items()}
 
 
-def row_logps(model: PreTrainedModel, rows: dict[str, Tensor], answer: int) -> tuple[Tensor, Tensor]:
+def row_logps(
+    model: PreTrainedModel, rows: dict[str, Tensor], answer: int
+) -> tuple[Tensor, Tensor]:
     """(pairs,) each: the log-probs of the chosen and the rejected answers, which end the rows."""
     hidden = model.model(**rows, use_cache=False)[0]
     logits = model.lm_head(hidden[:, -answer - 1 : -1]).float()
-    logps = -cross_entropy(logits.transpose(1, 2), rows["input_ids"][:, -answer:], reduction="none").sum(-1)
+    logps = -cross_entropy(
+        logits.transpose(1, 2), rows["input_ids"][:, -answer:], reduction="none"
+    ).sum(-1)
     chosen, rejected = logps.chunk(2)
     return chosen, rejected
 
@@ -179,8 +209,14 @@ def warmed(subject: Subject, step: Callable[[], float]) -> tuple[float, Tensor, 
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     loss = step()
-    gradient = torch.cat([one.grad.flatten() for one in subject.adapter.parameters() if one.grad is not None])
-    return loss, gradient.float(), round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None
+    gradient = torch.cat(
+        [one.grad.flatten() for one in subject.adapter.parameters() if one.grad is not None]
+    )
+    return (
+        loss,
+        gradient.float(),
+        round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
+    )
 
 
 def compared(subject: Subject) -> dict[str, Any]:
@@ -188,8 +224,13 @@ def compared(subject: Subject) -> dict[str, Any]:
     tokens, device = subject.read(), subject.model.device
     batch, rows = pack([tokens]).to(device), as_rows(tokens, device)
     steps = partial(packed, subject, batch), partial(concatenated, subject, rows)
-    (loss, gradient, peak), (other_loss, other_gradient, other_peak) = (warmed(subject, step) for step in steps)
-    apart = {"loss": abs(other_loss / loss - 1), "gradient": ((other_gradient - gradient).norm() / gradient.norm()).item()}
+    (loss, gradient, peak), (other_loss, other_gradient, other_peak) = (
+        warmed(subject, step) for step in steps
+    )
+    apart = {
+        "loss": abs(other_loss / loss - 1),
+        "gradient": ((other_gradient - gradient).norm() / gradient.norm()).item(),
+    }
     assert apart["loss"] < (1e-4 if subject.model.dtype == torch.float32 else 5e-2), apart
     ours, theirs = in_turns(*steps, subject.sizes["rounds"])
     return {
@@ -272,7 +313,11 @@ def run_peer(python: str, script: str, arguments: Sequence[str], folder: Path) -
 def trainer_arguments(sizes: dict[str, int]) -> dict[str, Any]:
     """What both peers hand on to transformers' trainer."""
     return {
-        **{"per_device_train_batch_size": sizes["k"], "gradient_accumulation_steps": 1, "max_steps": sizes["rounds"] + WARM},
+        **{
+            "per_device_train_batch_size": sizes["k"],
+            "gradient_accumulation_steps": 1,
+            "max_steps": sizes["rounds"] + WARM,
+        },
         **{"learning_rate": OPTIMIZER.lr, "gradient_checkpointing": False, "beta": LOSS.beta},
         **{"logging_steps": 1, "save_strategy": "no", "report_to": "none"},
     }
@@ -281,35 +326,91 @@ def trainer_arguments(sizes: dict[str, int]) -> dict[str, Any]:
 def swift(python: str, subject: Subject, folder: Path) -> tuple[list[float], list[int]]:
     """Seconds of ms-swift's steps by its own log; tokens and answer tokens of one of them."""
     group, given = subject.group, trainer_arguments(subject.sizes)
-    messages = [{"role": "user", "content": f"<video>{group.parts[1]}"}, {"role": "assistant", "content": group.chosen}]
-    rows = [{"messages": messages, "rejected_response": one, "videos": [group.uri]} for one in group.rejected]
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * given["max_steps"]))
+    messages = [
+        {"role": "user", "content": f"<video>{group.parts[1]}"},
+        {"role": "assistant", "content": group.chosen},
+    ]
+    rows = [
+        {"messages": messages, "rejected_response": one, "videos": [group.uri]}
+        for one in group.rejected
+    ]
+    (folder / "pairs.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows * given["max_steps"])
+    )
     given |= {
-        **{"rlhf_type": "dpo", "rpo_alpha": LOSS.nll_weight, "dataset": "pairs.jsonl", "max_length": 1_000_000},
-        **{"model": "model", "model_type": "qwen2_5_vl", "template": "qwen2_5_vl", "torch_dtype": "float32", "attn_impl": "sdpa"},
-        **{"tuner_type": "lora", "lora_rank": LORA.rank, "lora_alpha": LORA.alpha, "lora_dropout": LORA.dropout},
-        **{"freeze_vit": True, "eval_strategy": "no", "split_dataset_ratio": 0, "output_dir": "swift", "add_version": False},
+        **{
+            "rlhf_type": "dpo",
+            "rpo_alpha": LOSS.nll_weight,
+            "dataset": "pairs.jsonl",
+            "max_length": 1_000_000,
+        },
+        **{
+            "model": "model",
+            "model_type": "qwen2_5_vl",
+            "template": "qwen2_5_vl",
+            "torch_dtype": "float32",
+            "attn_impl": "sdpa",
+        },
+        **{
+            "tuner_type": "lora",
+            "lora_rank": LORA.rank,
+            "lora_alpha": LORA.alpha,
+            "lora_dropout": LORA.dropout,
+        },
+        **{
+            "freeze_vit": True,
+            "eval_strategy": "no",
+            "split_dataset_ratio": 0,
+            "output_dir": "swift",
+            "add_version": False,
+        },
     }
     arguments = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    run_peer(python, SWIFT, [str(THREADS), str(subject.model.config.video_token_id), *arguments], folder)
-    logged = [json.loads(line) for line in (folder / "swift" / "logging.jsonl").read_text().splitlines()]
-    ends = [one["train_speed(s/it)"] * number for number, one in enumerate(logged, 1) if "loss" in one]  # it logs a running mean
+    run_peer(
+        python, SWIFT, [str(THREADS), str(subject.model.config.video_token_id), *arguments], folder
+    )
+    logged = [
+        json.loads(line) for line in (folder / "swift" / "logging.jsonl").read_text().splitlines()
+    ]
+    ends = [
+        one["train_speed(s/it)"] * number for number, one in enumerate(logged, 1) if "loss" in one
+    ]  # it logs a running mean
     return np.diff(ends)[WARM - 1 :].tolist(), json.loads((folder / "swift.json").read_text())
 
 
 def trl(python: str, subject: Subject, folder: Path) -> tuple[list[float], list[int]]:
     """The same of TRL's, on text: a Qwen2 of the language model's sizes."""
-    group, text, trainer = subject.group, subject.model.config.text_config, trainer_arguments(subject.sizes)
+    group, text, trainer = (
+        subject.group,
+        subject.model.config.text_config,
+        trainer_arguments(subject.sizes),
+    )
     asked = said(subject.processor, np.random.default_rng(0), subject.sizes["prompt"])
-    rows = [{"prompt": asked, "chosen": f" {group.chosen}", "rejected": f" {one}"} for one in group.rejected]
-    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    rows = [
+        {"prompt": asked, "chosen": f" {group.chosen}", "rejected": f" {one}"}
+        for one in group.rejected
+    ]
+    kept = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    )
     trainer |= {"output_dir": "trl", "use_cpu": True, "bf16": False, "max_length": None}
     given = {
         "threads": THREADS,
         "rows": rows,
         "model": {name: getattr(text, name) for name in kept} | {"tie_word_embeddings": True},
-        "lora": {"r": LORA.rank, "lora_alpha": LORA.alpha, "target_modules": "all-linear", "task_type": "CAUSAL_LM"},
-        "trainer": trainer | {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, LOSS.nll_weight]},
+        "lora": {
+            "r": LORA.rank,
+            "lora_alpha": LORA.alpha,
+            "target_modules": "all-linear",
+            "task_type": "CAUSAL_LM",
+        },
+        "trainer": trainer
+        | {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, LOSS.nll_weight]},
     }
     (folder / "trl.json").write_text(json.dumps(given))
     run_peer(python, TRL, [], folder)
@@ -319,7 +420,9 @@ def trl(python: str, subject: Subject, folder: Path) -> tuple[list[float], list[
 
 def against_peers(python: str, subject: Subject, folder: Path) -> dict[str, Any]:
     """Each peer's steps, between as many of ours before and after."""
-    optimizer = torch.optim.AdamW([one for one in subject.adapter.parameters() if one.requires_grad], lr=OPTIMIZER.lr)
+    optimizer = torch.optim.AdamW(
+        [one for one in subject.adapter.parameters() if one.requires_grad], lr=OPTIMIZER.lr
+    )
 
     def step() -> None:
         packed(subject, pack([subject.read()]))
@@ -332,11 +435,16 @@ def against_peers(python: str, subject: Subject, folder: Path) -> dict[str, Any]
         ours = [seconds(step) for _ in range(sizes["rounds"])]
         theirs, (tokens, answer_tokens) = peer(python, subject, folder)
         ours += [seconds(step) for _ in range(sizes["rounds"])]
-        assert tokens >= 2 * sizes["k"] * (sizes["prompt"] + sizes["answer"]), f"{name} had only {tokens} tokens"
+        assert tokens >= 2 * sizes["k"] * (sizes["prompt"] + sizes["answer"]), (
+            f"{name} had only {tokens} tokens"
+        )
         found[name] = {
             "ratio": round(median(theirs) / median(ours), 3),
             "pairs_per_second": {"ours": subject.speed(ours), "theirs": subject.speed(theirs)},
-            "seconds": {"ours": [round(one, 2) for one in ours], "theirs": [round(one, 2) for one in theirs]},
+            "seconds": {
+                "ours": [round(one, 2) for one in ours],
+                "theirs": [round(one, 2) for one in theirs],
+            },
             "tokens": {"theirs": tokens, "of them answers": answer_tokens},
         }
     return found
@@ -351,7 +459,11 @@ def main() -> None:
         found = compared(subject)
         if "peer" in words:
             found["peers"] = against_peers(words["peer"], subject, Path(folder))
-    kind = {"device": str(subject.model.device), "dtype": str(subject.model.dtype), "threads": THREADS}
+    kind = {
+        "device": str(subject.model.device),
+        "dtype": str(subject.model.dtype),
+        "threads": THREADS,
+    }
     report("dpo_step", ("torch", "transformers", "peft"), **found, sizes=sizes, **kind)
 
 

@@ -31,7 +31,11 @@ class NoSelect:
     """schema.VIDEO -> schema.ANSWERS, every video dropped."""
 
     def __call__(self, videos: pa.Table) -> pa.Table:
-        known = {"video_id": videos["video_id"], "uri": videos["uri"], "status": pa.repeat("dropped", len(videos))}
+        known = {
+            "video_id": videos["video_id"],
+            "uri": videos["uri"],
+            "status": pa.repeat("dropped", len(videos)),
+        }
         return pa.table(
             [known.get(field.name, pa.nulls(len(videos), field.type)) for field in ANSWERS],
             schema=ANSWERS,
@@ -51,7 +55,10 @@ def once(rows: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         paths = RunPaths(f"{folder}/run")
         with (Path(folder) / "list.txt").open("w") as file:
-            file.writelines(f"s3://bucket/videos/{number % 1000:03d}/{number:09d}.mp4\n" for number in range(rows))
+            file.writelines(
+                f"s3://bucket/videos/{number % 1000:03d}/{number:09d}.mp4\n"
+                for number in range(rows)
+            )
         found: dict[str, Any] = {"rows": rows, "start_mb": peak_mb()}
         began = time.perf_counter()
         assert write_manifest(VideosConfig(input=f"{folder}/list.txt"), paths.videos, "") == rows
@@ -64,7 +71,10 @@ def once(rows: int) -> dict[str, Any]:
             assert settled(paths) == (rows if name == "again" else 0)
             stream(paths, rows, steps)
             found |= {f"{name}_s": round(time.perf_counter() - began, 2), f"{name}_mb": peak_mb()}
-        files = {kind: sum(1 for _ in (Path(paths.root) / kind).iterdir()) for kind in ("videos", "answers", "ledger")}
+        files = {
+            kind: sum(1 for _ in (Path(paths.root) / kind).iterdir())
+            for kind in ("videos", "answers", "ledger")
+        }
         return found | {"files": files, "rows_per_second": round(rows / found["chain_s"])}
 
 
@@ -77,7 +87,11 @@ def main() -> None:
     for rows in words.get("rows", "1000,10000,100000,1000000").split(","):
         command = [sys.executable, "-m", "benchmarks.manifest_scale", f"one={rows}"]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        curve.append(json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{"))))
+        curve.append(
+            json.loads(
+                next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{"))
+            )
+        )
         print(json.dumps(curve[-1]), file=sys.stderr)
     report("manifest_scale", ("ray", "pyarrow"), curve=curve)
 

@@ -18,7 +18,9 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def in_turns(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[list[float], list[float]]:
+def in_turns(
+    one: Callable[[], Any], other: Callable[[], Any], rounds: int
+) -> tuple[list[float], list[float]]:
     """Times of both, taken in turns, so that a slow minute of the machine falls on both."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
@@ -30,7 +32,11 @@ def in_turns(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> t
 def ratios(numerators: list[float], denominators: list[float]) -> dict[str, float]:
     """Of the pairs taken in one turn: the median, the least and the greatest."""
     each = sorted(one / other for one, other in zip(numerators, denominators, strict=True))
-    return {"ratio": round(median(each), 3), "least": round(each[0], 3), "greatest": round(each[-1], 3)}
+    return {
+        "ratio": round(median(each), 3),
+        "least": round(each[0], 3),
+        "greatest": round(each[-1], 3),
+    }
 
 
 def report(name: str, packages: tuple[str, ...], **facts: Any) -> None:
@@ -41,4 +47,14 @@ def report(name: str, packages: tuple[str, ...], **facts: Any) -> None:
         "python": platform.python_version(),
     }
     versions = {package: version(package) for package in packages}
-    print(json.dumps({"benchmark": name, **facts, "machine": machine, "versions": versions, "date": time.strftime("%Y-%m-%d")}))
+    print(
+        json.dumps(
+            {
+                "benchmark": name,
+                **facts,
+                "machine": machine,
+                "versions": versions,
+                "date": time.strftime("%Y-%m-%d"),
+            }
+        )
+    )

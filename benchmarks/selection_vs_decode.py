@@ -33,7 +33,14 @@ def camera_frames(story: Story, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     wide, high = WIDTH + 240, HEIGHT + 160
     texture = np.zeros((high, wide), np.float32)
-    for scale in (2, 4, 8, 16, 32, 64):  # about as much contrast at each scale as pictures of the world have
+    for scale in (
+        2,
+        4,
+        8,
+        16,
+        32,
+        64,
+    ):  # about as much contrast at each scale as pictures of the world have
         noise = rng.normal(0, 6 * scale**0.5, (high // scale, wide // scale)).astype(np.float32)
         texture += cv2.resize(noise, (wide, high), interpolation=cv2.INTER_CUBIC)
     for number, frame in enumerate(draw_frames(story, FPS, WIDTH, HEIGHT)):
@@ -45,7 +52,9 @@ def camera_frames(story: Story, seed: int) -> Iterator[np.ndarray]:
 
 def encode(frames: Iterator[np.ndarray], file: Path) -> None:
     with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "23", "preset": "veryfast"})
+        stream = container.add_stream(
+            "libx264", rate=FPS, options={"crf": "23", "preset": "veryfast"}
+        )
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -92,7 +101,10 @@ def main() -> None:
     videos, rounds = int(words.get("videos", 2)), int(words.get("rounds", 5))
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
-        drawn, camera = ([Path(folder) / f"{kind} {seed}.mp4" for seed in range(videos)] for kind in ("drawn", "camera"))
+        drawn, camera = (
+            [Path(folder) / f"{kind} {seed}.mp4" for seed in range(videos)]
+            for kind in ("drawn", "camera")
+        )
         for seed in range(videos):
             story = draw_story(np.random.default_rng(seed), SHOTS, (SHOT_SECONDS, SHOT_SECONDS))
             encode(draw_frames(story, FPS, WIDTH, HEIGHT), drawn[seed])

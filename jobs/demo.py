@@ -49,11 +49,18 @@ class Demo:
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{len(list(self.logs.iterdir())):02d}-{name}.log"
         sectioned = name not in ("make_shapeworld",)
-        command = [sys.executable, f"jobs/{name}.py", *(("--config", self.config.config) if sectioned else ()), *words]
+        command = [
+            sys.executable,
+            f"jobs/{name}.py",
+            *(("--config", self.config.config) if sectioned else ()),
+            *words,
+        ]
         with log.open("w") as errors:
             errors.write(" ".join(command) + "\n")
             errors.flush()
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            )
             try:
                 yield process, log
             finally:
@@ -65,7 +72,10 @@ class Demo:
         began = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - began, 1)
-        print(f"    ({self.seconds[name]:.0f} s; {time.monotonic() - self.began:.0f} s in all)", flush=True)
+        print(
+            f"    ({self.seconds[name]:.0f} s; {time.monotonic() - self.began:.0f} s in all)",
+            flush=True,
+        )
 
     @contextlib.contextmanager
     def serving(self, *words: str) -> Iterator[str]:
@@ -103,7 +113,9 @@ def _end(process: subprocess.Popen[str]) -> None:
 def _give_up(name: str, status: int, log: Path) -> None:
     last = log.read_text(errors="replace").strip().splitlines()[-12:]
     print("\n".join(last), file=sys.stderr)
-    print(f"\njobs/{name}.py ended with status {status}; the whole log is in {log}", file=sys.stderr)
+    print(
+        f"\njobs/{name}.py ended with status {status}; the whole log is in {log}", file=sys.stderr
+    )
     raise SystemExit(1)
 
 
@@ -115,9 +127,15 @@ def accuracies(evaluated: dict[str, Any]) -> dict[str, Any]:
     """Both models on each group of questions and on each kind, with a blind guess, the paired difference and its 95% interval."""
     kept = {}
     for name, row in evaluated["compared"]["tempo"].items():
-        values = {"sft": row["first"], "tempo": row["second"], "chance": evaluated["models"]["sft"]["groups"][name]["chance"]}
+        values = {
+            "sft": row["first"],
+            "tempo": row["second"],
+            "chance": evaluated["models"]["sft"]["groups"][name]["chance"],
+        }
         values |= {key: row[key] for key in ("difference", "low", "high", "p")}
-        kept[name] = {key: round(value, 4) for key, value in values.items()} | {"questions": row["questions"]}
+        kept[name] = {key: round(value, 4) for key, value in values.items()} | {
+            "questions": row["questions"]
+        }
     return kept
 
 
@@ -131,12 +149,25 @@ def main() -> None:
     world, tempo, sft = run / "world", run / "tempo", run / "sft"
     print(f"tempo_ray demo: everything is written to {run}/", flush=True)
 
-    with demo.step("world", f"drawing {config.train_videos} + {config.test_videos} videos with known stories"):
+    with demo.step(
+        "world", f"drawing {config.train_videos} + {config.test_videos} videos with known stories"
+    ):
         for split, count in (("train", config.train_videos), ("test", config.test_videos)):
             if not (world / split / "instructions.jsonl").exists():
-                demo.job("make_shapeworld", f"output={world / split}", f"split={split}", f"videos={count}", f"seed={seed}")
+                demo.job(
+                    "make_shapeworld",
+                    f"output={world / split}",
+                    f"split={split}",
+                    f"videos={count}",
+                    f"seed={seed}",
+                )
     with demo.step("pairs", "videos -> shots -> clean and perturbed answers -> preference pairs"):
-        demo.job("generate_pairs", f"run={tempo}", f"videos.input={world / 'train' / 'videos'}", f"seed={seed}")
+        demo.job(
+            "generate_pairs",
+            f"run={tempo}",
+            f"videos.input={world / 'train' / 'videos'}",
+            f"seed={seed}",
+        )
     data = f"sft.data={world / 'train' / 'instructions.jsonl'}"
     with demo.step("tempo", "TEMPO: curriculum DPO from easy to hard, then SFT"):
         demo.job("train", f"run={tempo}", "recipe=pre_sft", data, f"seed={seed}")
@@ -146,7 +177,15 @@ def main() -> None:
         models = f"models=[{{name: sft, path: {sft / 'model'}}}, {{name: tempo, path: {tempo / 'model'}}}]"
         questions = f"questions={world / 'test' / 'questions.jsonl'}"
         with demo.serving(models, f"port={config.port or free_port()}", f"run={run}") as url:
-            demo.job("evaluate", f"run={run}", f"endpoint={url}", "models=[sft, tempo]", questions, f"seed={seed}", quiet=True)
+            demo.job(
+                "evaluate",
+                f"run={run}",
+                f"endpoint={url}",
+                "models=[sft, tempo]",
+                questions,
+                f"seed={seed}",
+                quiet=True,
+            )
 
     finish(demo, run, world, tempo)
 

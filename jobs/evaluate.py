@@ -45,13 +45,17 @@ def evaluate(config: EvaluateConfig, counts: dict[str, Any]) -> None:
     except (BadQuestions, OSError, UnicodeDecodeError) as error:
         raise BadInput(f"questions: {error}") from None
     token = os.environ.get("TEMPO_RAY_TOKEN") or None
-    endpoint = Endpoint(config.endpoint, token, config.max_tokens, config.timeout_s, config.concurrency)
+    endpoint = Endpoint(
+        config.endpoint, token, config.max_tokens, config.timeout_s, config.concurrency
+    )
     try:
         served = asyncio.run(served_models(endpoint))
     except NoEndpoint as error:
         raise BadInput(str(error)) from None
     if missing := [model for model in config.models if model not in served]:
-        raise BadInput(f"{config.endpoint} does not serve {missing[0]}; it serves {', '.join(served)}")
+        raise BadInput(
+            f"{config.endpoint} does not serve {missing[0]}; it serves {', '.join(served)}"
+        )
 
     tables = {}
     for model in config.models:
@@ -66,7 +70,9 @@ def evaluate(config: EvaluateConfig, counts: dict[str, Any]) -> None:
     compare_models(config, tables, counts)
 
 
-def summarise(model: str, scores: Any, seconds: float, counts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def summarise(
+    model: str, scores: Any, seconds: float, counts: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
     """The model's table, and the counts of it."""
     from tempo_ray.evaluate.order import table
 
@@ -74,7 +80,9 @@ def summarise(model: str, scores: Any, seconds: float, counts: dict[str, Any]) -
     counts.setdefault("models", {})[model] = {"seconds": round(seconds, 1), "groups": rows}
     for name in ("order", "other"):
         if name in rows:
-            group = counts.setdefault("accuracy", {}).setdefault(name, {"questions": rows[name]["questions"]})
+            group = counts.setdefault("accuracy", {}).setdefault(
+                name, {"questions": rows[name]["questions"]}
+            )
             group |= {"chance": rows[name]["chance"], model: rows[name]["value"]}
     return rows
 
@@ -84,7 +92,9 @@ def report_unanswered(model: str, replies: list[Any]) -> None:
     if len(reasons) == len(replies):
         raise BadInput(f"{model} answered no question; the first reason: {reasons[0]}")
     if reasons:
-        print(f"{len(reasons)} questions were not answered and count as wrong; the first reason: {reasons[0]}")
+        print(
+            f"{len(reasons)} questions were not answered and count as wrong; the first reason: {reasons[0]}"
+        )
 
 
 def compare_models(config: EvaluateConfig, tables: dict[str, Any], counts: dict[str, Any]) -> None:
@@ -99,13 +109,18 @@ def compare_models(config: EvaluateConfig, tables: dict[str, Any], counts: dict[
         print(text_comparison(rows, first, model))
         if len(others) == 1:
             for name in counts["accuracy"]:
-                counts["accuracy"][name] |= {key: rows[name][key] for key in ("difference", "low", "high", "p")}
+                counts["accuracy"][name] |= {
+                    key: rows[name][key] for key in ("difference", "low", "high", "p")
+                }
 
 
 def compare_files(files: list[str]) -> None:
     """`compare A.parquet B.parquet`"""
     if len(files) != 2:
-        print("compare takes two score files: python jobs/evaluate.py compare A.parquet B.parquet", file=sys.stderr)
+        print(
+            "compare takes two score files: python jobs/evaluate.py compare A.parquet B.parquet",
+            file=sys.stderr,
+        )
         raise SystemExit(2)
     from tempo_ray.evaluate.order import compare_table, text_comparison
     from tempo_ray.evaluate.scores import NotScores, read_scores

@@ -13,7 +13,13 @@ import sys
 from typing import Any, get_args
 
 from tempo_ray.arguments import parse_args
-from tempo_ray.config import ExplainConfig, ExportConfig, ExportFormat, GeneratePairsConfig, RankConfig
+from tempo_ray.config import (
+    ExplainConfig,
+    ExportConfig,
+    ExportFormat,
+    GeneratePairsConfig,
+    RankConfig,
+)
 
 
 def refuse(message: str) -> None:
@@ -23,14 +29,20 @@ def refuse(message: str) -> None:
 
 def first(words: list[str]) -> tuple[Any, list[str]]:
     """The word that is no option and no key=value, if it comes first; and the others."""
-    return (words[0], words[1:]) if words and "=" not in words[0] and not words[0].startswith("-") else (None, words)
+    return (
+        (words[0], words[1:])
+        if words and "=" not in words[0] and not words[0].startswith("-")
+        else (None, words)
+    )
 
 
 def explain(words: list[str]) -> None:
     pair_id, rest = first(words)
     config = parse_args(ExplainConfig, __doc__, rest)
     if pair_id is None:
-        return refuse("explain needs a PAIR_ID: python jobs/generate_pairs.py explain PAIR_ID run=RUN")
+        return refuse(
+            "explain needs a PAIR_ID: python jobs/generate_pairs.py explain PAIR_ID run=RUN"
+        )
 
     from tempo_ray.data.explain import UnknownPair
     from tempo_ray.data.explain import explain as told
@@ -46,7 +58,9 @@ def export(words: list[str]) -> None:
     form, rest = first(words)
     config = parse_args(ExportConfig, __doc__, rest)
     if form not in formats:
-        return refuse(f"export needs a format, one of {', '.join(formats)}: python jobs/generate_pairs.py export trl run=RUN")
+        return refuse(
+            f"export needs a format, one of {', '.join(formats)}: python jobs/generate_pairs.py export trl run=RUN"
+        )
 
     from tempo_ray.data.export import NoPairs
     from tempo_ray.data.export import export as write
@@ -86,7 +100,9 @@ def generate(words: list[str]) -> None:
             check_model(config.respond.model)
             check_detector(config.select.cuts)
             check_settings(config)
-            counts["videos_in"] = write_manifest(config.videos, RunPaths(config.run).videos, config.hash())
+            counts["videos_in"] = write_manifest(
+                config.videos, RunPaths(config.run).videos, config.hash()
+            )
         except (NoVideos, NotAModel, NoDetector, OtherSettings) as mistake:
             raise job.BadInput(str(mistake)) from None
 
@@ -96,7 +112,9 @@ def generate(words: list[str]) -> None:
         respond = config.respond
         if not respond.pool.gpus:
             needed = respond.pool.min_size * cluster.engine_bytes(respond.model, respond.engine)
-            cluster.check_memory(config.ray, needed, "lower respond.pool.min_size or respond.engine.kv_cache_bytes")
+            cluster.check_memory(
+                config.ray, needed, "lower respond.pool.min_size or respond.engine.kv_cache_bytes"
+            )
         cluster.connect(config.ray)
         pipeline.run(config, counts, lambda line: print(line, flush=True))
         print(
@@ -108,7 +126,9 @@ def generate(words: list[str]) -> None:
         for rule, number in counts["pairs_dropped"].items():
             print(f"  {number:6d}  pairs dropped by {rule}")
         if counts["to_try_again"]:
-            print(f"{counts['to_try_again']} videos could not be read now; the same command tries them again")
+            print(
+                f"{counts['to_try_again']} videos could not be read now; the same command tries them again"
+            )
         print(f"everything lies in {config.run}")
 
 

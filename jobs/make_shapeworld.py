@@ -25,9 +25,15 @@ def main() -> None:
         (output / "videos").mkdir(exist_ok=True)
         cluster.connect(config.ray)
         made = ray.data.range(config.videos, override_num_blocks=min(64, config.videos)).map(
-            lambda row: {"index": row["id"], "story": corpus.json.dumps(corpus.make_video(config, int(row["id"])))}
+            lambda row: {
+                "index": row["id"],
+                "story": corpus.json.dumps(corpus.make_video(config, int(row["id"]))),
+            }
         )
-        stories = [corpus.json.loads(row["story"]) for row in sorted(made.take_all(), key=lambda row: row["index"])]
+        stories = [
+            corpus.json.loads(row["story"])
+            for row in sorted(made.take_all(), key=lambda row: row["index"])
+        ]
         everyone = range(config.videos)
         corpus.write_lines(output / "stories.jsonl", stories)
         questions = [one for index in everyone for one in corpus.questions_of(config, index)]
@@ -35,7 +41,9 @@ def main() -> None:
         instructions = [one for index in everyone for one in corpus.instructions_of(config, index)]
         corpus.write_lines(output / "instructions.jsonl", instructions)
         counts.update(videos=len(stories), questions=len(questions), instructions=len(instructions))
-        print(f"{len(stories)} videos, {len(questions)} questions, {len(instructions)} instructions in {output}")
+        print(
+            f"{len(stories)} videos, {len(questions)} questions, {len(instructions)} instructions in {output}"
+        )
 
 
 if __name__ == "__main__":

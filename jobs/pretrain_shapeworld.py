@@ -31,7 +31,9 @@ def main() -> None:
     with job.running("pretrain_shapeworld", str(output.parent), config) as counts:
         settings = PretrainSettings(config.family, seed=config.seed, steps=config.steps)
         record = pretrain(settings, output, lambda line: print(line, flush=True))
-        record["machine"] = f"{os.cpu_count()} CPU cores, {platform.machine()}, {config.threads} used"
+        record["machine"] = (
+            f"{os.cpu_count()} CPU cores, {platform.machine()}, {config.threads} used"
+        )
         record["date"] = time.strftime("%Y-%m-%d")
         record["versions"] = {name: version(name) for name in ("torch", "transformers")}
         record["examination"] = counts["examination"] = examine(output)

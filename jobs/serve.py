@@ -66,10 +66,14 @@ def check(config: ServeConfig) -> None:
     check_exposure(config.host, read_token())
     check_port(config.host, config.port)
     if config.engine.in_process and config.device == "gpu":
-        raise BadInput("engine.in_process serves on CPU; set engine.in_process=false, or device=cpu")
+        raise BadInput(
+            "engine.in_process serves on CPU; set engine.in_process=false, or device=cpu"
+        )
     for model in config.models:
         if ":" in model.name:
-            raise BadInput(f"models: {model.name}: a name with a colon means an adapter of the model before it; choose another")
+            raise BadInput(
+                f"models: {model.name}: a name with a colon means an adapter of the model before it; choose another"
+            )
     check_models([model.path for model in config.models])
 
 
@@ -101,7 +105,9 @@ def deploy(config: ServeConfig) -> None:
     from tempo_ray.serve.guard import digest, read_token
 
     if config.device == "cpu":
-        needed = config.autoscale.min_replicas * sum(engine_bytes(model.path, config.engine) for model in config.models)
+        needed = config.autoscale.min_replicas * sum(
+            engine_bytes(model.path, config.engine) for model in config.models
+        )
         check_memory(config.ray, needed, "serve fewer models, or lower engine.kv_cache_bytes")
     connect(config.ray)
     stop_on_signals()  # Ray has put its own handler of SIGTERM in the place of ours
@@ -125,8 +131,14 @@ def why() -> str:
     for name, one in application.deployments.items() if application is not None else ():
         errors = list(re.finditer(r"^[\w.]+(?:Error|Exception): ", one.message, re.MULTILINE))
         if one.status != "HEALTHY" and errors:
-            lines.append(f"{name} did not start: {one.message[errors[-1].start() :].strip()[:1500]}")
-    return "\n".join([*lines, "the whole of it is in /tmp/ray/session_latest/logs/serve"]) if lines else ""
+            lines.append(
+                f"{name} did not start: {one.message[errors[-1].start() :].strip()[:1500]}"
+            )
+    return (
+        "\n".join([*lines, "the whole of it is in /tmp/ray/session_latest/logs/serve"])
+        if lines
+        else ""
+    )
 
 
 class Deployer:
@@ -149,7 +161,9 @@ def announce(config: ServeConfig, seconds: float) -> None:
     names = [model.name for model in config.models]
     print(f"{len(names)} model(s) after {seconds} s: {', '.join(names)}. To ask one:\n")
     print('echo \'{"model": "' + names[0] + '", "messages": [{"role": "user", "content": [')
-    print('  {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,\'$(base64 -w0 VIDEO.mp4)\'"}},')
+    print(
+        '  {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,\'$(base64 -w0 VIDEO.mp4)\'"}},'
+    )
     print('  {"type": "text", "text": "What happens first?"}]}]}\' |')
     token = f' -H "Authorization: Bearer ${TOKEN_VARIABLE}"' if read_token() else ""
     print(f"  curl {url}/chat/completions -H 'Content-Type: application/json'{token} -d @-\n")

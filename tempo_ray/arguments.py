@@ -41,8 +41,16 @@ def _known(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
     for name in path[:-1]:
         if isinstance(name, int):
             continue
-        annotation = fields.model_fields[name].annotation if name in getattr(fields, "model_fields", {}) else None
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
+        annotation = (
+            fields.model_fields[name].annotation
+            if name in getattr(fields, "model_fields", {})
+            else None
+        )
+        inner = [
+            a
+            for a in (annotation, *getattr(annotation, "__args__", ()))
+            if hasattr(a, "model_fields")
+        ]
         if not inner:
             return []
         fields = inner[0]
@@ -54,7 +62,9 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: no such key; keys here: {', '.join(_known(model, problem['loc']))}")
+            lines.append(
+                f"{where}: no such key; keys here: {', '.join(_known(model, problem['loc']))}"
+            )
         elif problem["type"] == "missing":
             lines.append(f"{where}: missing; give it in the config file or as {where}=VALUE")
         else:
@@ -63,7 +73,9 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def load_config(model: type[T], file: str | None, overrides: list[str], section: str | None = None) -> T:
+def load_config(
+    model: type[T], file: str | None, overrides: list[str], section: str | None = None
+) -> T:
     """The config of a job from a YAML file and then `dotted.key=value` words; values are read as YAML.
 
     A file may hold the configs of several jobs, each under the job's name: then `section` is the one that is read.
@@ -85,7 +97,9 @@ def load_config(model: type[T], file: str | None, overrides: list[str], section:
     for word in overrides:
         key, equals, value = word.partition("=")
         if not equals or not key or key.startswith("-"):
-            raise ConfigError(f"{word}: not understood; overrides are written key=value, for example seed=1")
+            raise ConfigError(
+                f"{word}: not understood; overrides are written key=value, for example seed=1"
+            )
         try:
             _set(extra, key, yaml.safe_load(value))
         except yaml.YAMLError as error:
@@ -101,7 +115,11 @@ def describe(model: type[BaseModel], prefix: str = "") -> list[str]:
     lines = []
     for name, field in model.model_fields.items():
         annotation = field.annotation
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")]
+        inner = [
+            a
+            for a in (annotation, *getattr(annotation, "__args__", ()))
+            if hasattr(a, "model_fields")
+        ]
         if inner and not str(annotation).startswith("tuple"):
             lines += describe(inner[0], f"{prefix}{name}.")
             continue
@@ -112,7 +130,9 @@ def describe(model: type[BaseModel], prefix: str = "") -> list[str]:
     return lines
 
 
-def parse_args(model: type[T], doc: str | None, argv: list[str] | None = None, section: str | None = None) -> T:
+def parse_args(
+    model: type[T], doc: str | None, argv: list[str] | None = None, section: str | None = None
+) -> T:
     """`[--config FILE] [key=value ...]` -> config. Prints help or the mistake, and exits, where there is no config."""
     words = sys.argv[1:] if argv is None else argv
     if "-h" in words or "--help" in words:

@@ -28,12 +28,16 @@ def connect(config: RayConfig) -> None:
         try:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
-            raise BadInput(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
+            raise BadInput(
+                f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}"
+            ) from None
         return
     for start in range(1, STARTS + 1):
         try:
             _start(config)
-        except Exception as error:  # Ray raises no narrower one when its node needs longer than its fixed 30 s
+        except (
+            Exception
+        ) as error:  # Ray raises no narrower one when its node needs longer than its fixed 30 s
             ray.shutdown()
             if "timed out during startup" not in str(error) or start == STARTS:
                 raise
@@ -68,7 +72,9 @@ def check_memory(config: RayConfig, needed: int, advice: str) -> None:
     """Raises BadInput where a Ray that is to be started here cannot have `needed` bytes; of a cluster nothing is known."""
     free = free_bytes()
     if not _address(config) and needed > free:
-        raise BadInput(f"{needed / 1e9:.1f} GB of memory are needed, {free / 1e9:.1f} GB are free: {advice}")
+        raise BadInput(
+            f"{needed / 1e9:.1f} GB of memory are needed, {free / 1e9:.1f} GB are free: {advice}"
+        )
 
 
 def free_bytes() -> int:

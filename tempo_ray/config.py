@@ -30,7 +30,9 @@ Location = Annotated[str, AfterValidator(_absolute)]
 def _plain(uri: str) -> str:
     """Ray Data parses a run's URIs its own way, in which a space is an error and a % begins a code."""
     if "://" in uri and any(letter.isspace() or letter in "%?#" for letter in uri):
-        raise ValueError(f"{uri}: a run directory in a store has no spaces, %, ? or # in its name; give another one")
+        raise ValueError(
+            f"{uri}: a run directory in a store has no spaces, %, ? or # in its name; give another one"
+        )
     return uri
 
 
@@ -48,7 +50,9 @@ ExportFormat = Literal["trl", "ms_swift", "llama_factory"]
 
 
 class Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -82,7 +86,9 @@ class Pool(Config):
     @model_validator(mode="after")
     def _sizes(self) -> Self:
         if self.max_size < self.min_size:
-            raise ValueError(f"max_size {self.max_size} is under min_size {self.min_size}; raise max_size")
+            raise ValueError(
+                f"max_size {self.max_size} is under min_size {self.min_size}; raise max_size"
+            )
         return self
 
 
@@ -97,7 +103,9 @@ class FramesConfig(Config):
     @model_validator(mode="after")
     def _even(self) -> Self:
         if self.max_frames % 2 or self.min_frames % 2 or self.max_frames < self.min_frames:
-            raise ValueError("min_frames and max_frames are even (two frames make one temporal patch), max_frames the larger")
+            raise ValueError(
+                "min_frames and max_frames are even (two frames make one temporal patch), max_frames the larger"
+            )
         return self
 
 
@@ -110,7 +118,19 @@ class VideosConfig(Config):
 
     A local path or an Arrow URI. Relative paths in a list are relative to the list's folder.
     """
-    extensions: tuple[str, ...] = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
+    extensions: tuple[str, ...] = (
+        ".mp4",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".mov",
+        ".m4v",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".flv",
+        ".wmv",
+    )
     limit: Positive | None = None
     """Take the first so many files, in the order of their names; null takes all. What a run has listed stays listed."""
 
@@ -258,9 +278,24 @@ class GeneratePairsConfig(Config):
         """What a row of answers depends on, by dotted name; not how many hold the work, nor how long they wait."""
         kept: dict[str, Any] = {
             "seed": True,
-            "select": {"cuts": True, "clips": True, "verdict": True, "decode": {"short_side", "embed_pixels", "max_seconds"}},
+            "select": {
+                "cuts": True,
+                "clips": True,
+                "verdict": True,
+                "decode": {"short_side", "embed_pixels", "max_seconds"},
+            },
             "respond": {
-                *("model", "form", "types", "strengths", "levels", "clean_samples", "frames", "key_frame_pixels", "sampling"),
+                *(
+                    "model",
+                    "form",
+                    "types",
+                    "strengths",
+                    "levels",
+                    "clean_samples",
+                    "frames",
+                    "key_frame_pixels",
+                    "sampling",
+                ),
             },
         }
         return _dotted(self.model_dump(mode="json", include=kept))
@@ -269,7 +304,11 @@ class GeneratePairsConfig(Config):
 def _dotted(values: dict[str, Any], before: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _dotted(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+        flat |= (
+            _dotted(value, f"{before}{name}.")
+            if isinstance(value, dict)
+            else {f"{before}{name}": value}
+        )
     return flat
 
 
@@ -363,7 +402,9 @@ class CurriculumConfig(Config):
     @model_validator(mode="after")
     def _replayed(self) -> Self:
         if self.replay and self.order == "mixed":
-            raise ValueError("replay has nothing to bring back with order=mixed, which is one stage: leave one of them out")
+            raise ValueError(
+                "replay has nothing to bring back with order=mixed, which is one stage: leave one of them out"
+            )
         return self
 
 
@@ -421,7 +462,9 @@ class DeepSpeedConfig(Config):
     """ZeRO-3: weights of fewer numbers stay whole on every worker; each adapter would be a collective of its own otherwise."""
 
 
-Tracker = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio"]
+Tracker = Literal[
+    "tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio"
+]
 
 
 class WorkersConfig(Config):
@@ -467,12 +510,18 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _parts(self) -> Self:
         if self.attention == "flex" and not self.workers.gpus:
-            raise ValueError("attention=flex needs workers.gpus: FlexAttention has no backward on a CPU; take auto or sdpa")
+            raise ValueError(
+                "attention=flex needs workers.gpus: FlexAttention has no backward on a CPU; take auto or sdpa"
+            )
         if "sft" in self.recipe and self.sft.data is None:
-            raise ValueError(f"recipe {self.recipe} needs sft.data; name a JSON file, or set recipe=align")
+            raise ValueError(
+                f"recipe {self.recipe} needs sft.data; name a JSON file, or set recipe=align"
+            )
         for name, batch in (("align.batch", self.align.batch), ("sft.batch", self.sft.batch)):
             if batch % self.workers.count:
-                raise ValueError(f"{name} {batch} is not a multiple of workers.count {self.workers.count}")
+                raise ValueError(
+                    f"{name} {batch} is not a multiple of workers.count {self.workers.count}"
+                )
         return self
 
 
@@ -528,7 +577,9 @@ class ServeConfig(Config):
         if not names or len(set(names)) < len(names):
             raise ValueError("models needs at least one entry, each with a name of its own")
         if self.device == "cpu" and self.engine.kv_cache_bytes is None:
-            raise ValueError("device=cpu needs engine.kv_cache_bytes (500000000, say): vLLM takes most of the RAM otherwise")
+            raise ValueError(
+                "device=cpu needs engine.kv_cache_bytes (500000000, say): vLLM takes most of the RAM otherwise"
+            )
         return self
 
 

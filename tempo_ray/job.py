@@ -53,7 +53,12 @@ def running(job: str, run: str | None, config: Config) -> Iterator[dict[str, Any
         raise
     finally:
         if paths is not None:
-            facts = {"job": job, "status": status, "seconds": round(time.monotonic() - began, 1), "error": error}
+            facts = {
+                "job": job,
+                "status": status,
+                "seconds": round(time.monotonic() - began, 1),
+                "error": error,
+            }
             summary = facts | {"config_hash": config.hash()} | counts
             _try_write(paths.summary(job), json.dumps(summary, indent=1) + "\n")
 

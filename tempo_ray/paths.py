@@ -22,7 +22,9 @@ class RunPaths:
 
     def config(self, job: str, config_hash: str | None = None) -> str:
         """The resolved config that a job ran with: the last one, or the one of that hash."""
-        return self._join("config", f"{job}.yaml" if config_hash is None else f"{job}-{config_hash}.yaml")
+        return self._join(
+            "config", f"{job}.yaml" if config_hash is None else f"{job}-{config_hash}.yaml"
+        )
 
     @property
     def settings(self) -> str:
@@ -130,12 +132,16 @@ def writing(uri: str) -> Iterator[pa.NativeFile]:
     filesystem, path = resolve(uri)
     filesystem.create_dir(posixpath.dirname(path), recursive=True)
     folder, name = posixpath.split(path)
-    part = posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.part")  # readers of the folder pass over a dot
+    part = posixpath.join(
+        folder, f".{name}.{uuid.uuid4().hex[:8]}.part"
+    )  # readers of the folder pass over a dot
     try:
         with filesystem.open_output_stream(part) as stream:
             yield stream
         filesystem.move(part, path)
-    except BaseException:  # whatever ends the writing, an interrupt too, leaves no half file behind, and passes on
+    except (
+        BaseException
+    ):  # whatever ends the writing, an interrupt too, leaves no half file behind, and passes on
         with suppress(OSError):
             filesystem.delete_file(part)
         raise

@@ -21,7 +21,10 @@ CUT = pa.struct(
     [
         ("start", pa.int64()),  # first frame
         ("end", pa.int64()),  # one past the last frame
-        ("gray_range", pa.float32()),  # max - min grey value over all pixels of all frames, 0 to 255
+        (
+            "gray_range",
+            pa.float32(),
+        ),  # max - min grey value over all pixels of all frames, 0 to 255
     ]
 )
 
@@ -62,7 +65,10 @@ ANSWERS = pa.schema(
         ("uri", pa.string()),
         ("status", pa.string()),  # `kept`, `dropped` or `failed`
         ("reason", pa.string()),  # null when kept
-        ("failed_at", pa.string()),  # the step that failed: `open`, `decode`, `respond`; null otherwise
+        (
+            "failed_at",
+            pa.string(),
+        ),  # the step that failed: `open`, `decode`, `respond`; null otherwise
         ("message", pa.string()),
         ("frames", pa.int64()),
         ("fps", pa.float64()),
@@ -126,4 +132,6 @@ PAIR = pa.schema(
 
 def with_metadata(schema: pa.Schema, config_hash: str) -> pa.Schema:
     """The schema with its version and the hash of the config that made the rows in the Parquet metadata."""
-    return schema.with_metadata({"tempo_ray.schema_version": SCHEMA_VERSION, "tempo_ray.config_hash": config_hash})
+    return schema.with_metadata(
+        {"tempo_ray.schema_version": SCHEMA_VERSION, "tempo_ray.config_hash": config_hash}
+    )

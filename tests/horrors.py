@@ -20,7 +20,9 @@ def shots(count: int, frames: int, width: int, height: int, seed: int = 0) -> It
     rng = np.random.default_rng(seed)
     for _ in range(count):
         coarse = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
-        still = np.kron(coarse, np.ones((height // 4 + 1, width // 4 + 1, 1), np.uint8))[:height, :width]
+        still = np.kron(coarse, np.ones((height // 4 + 1, width // 4 + 1, 1), np.uint8))[
+            :height, :width
+        ]
         yield from (still for _ in range(frames))
 
 
@@ -58,7 +60,9 @@ def encode(
 def repeated(file: Path, seconds: int, fps: int, width: int, height: int) -> None:
     """A long video at the price of a short one: 6 s of 6 shots are encoded, and their packets written over and over."""
     with av.open(str(file.with_suffix(".part.mp4")), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "bf": "0", "g": str(fps)})
+        stream = container.add_stream(
+            "libx264", rate=fps, options={"preset": "ultrafast", "bf": "0", "g": str(fps)}
+        )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in shots(6, fps, width, height):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -72,7 +76,11 @@ def repeated(file: Path, seconds: int, fps: int, width: int, height: int) -> Non
                 if packet.dts is None:
                     continue
                 shift = int(turn * 6 / source.time_base)
-                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, target
+                packet.pts, packet.dts, packet.stream = (
+                    packet.pts + shift,
+                    packet.dts + shift,
+                    target,
+                )
                 long.mux(packet)
 
 
@@ -80,7 +88,9 @@ def audio_only(file: Path) -> None:
     with av.open(str(file), "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
         for start in range(0, 16000, 1024):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+            )
             frame.sample_rate, frame.pts = 16000, start
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -102,7 +112,12 @@ def make(folder: Path) -> Expected:
     put("no tail.mp4", whole[: len(whole) // 2], "failed", "not a video")
     third = len(whole) // 3
     put("no middle.mp4", whole[:third] + whole[2 * third :], "failed", "not a video")
-    put("middle overwritten.mp4", whole[:third] + bytes(third) + whole[2 * third :], "failed", "undecodable")
+    put(
+        "middle overwritten.mp4",
+        whole[:third] + bytes(third) + whole[2 * third :],
+        "failed",
+        "undecodable",
+    )
     encode(folder / "index first.mp4", shots(5, 48, 64, 64), options={"movflags": "faststart"})
     whole = (folder / "index first.mp4").read_bytes()
     expected["index first.mp4"] = ("kept", None)
@@ -110,15 +125,29 @@ def make(folder: Path) -> Expected:
     put("name with\nnewline.mp4", whole, "kept", None)
     put("имя 名前 é.mp4", whole, "kept", None)
 
-    def made(name: str, frames: Iterator[np.ndarray], status: str, reason: str | None, **how: object) -> None:
+    def made(
+        name: str, frames: Iterator[np.ndarray], status: str, reason: str | None, **how: object
+    ) -> None:
         encode(folder / name, frames, **how)  # type: ignore[arg-type]
         expected[name] = (status, reason)
 
     made("one frame.mp4", shots(1, 1, 64, 64), "dropped", "too few cuts")
     made("odd size.mp4", shots(5, 20, 75, 53), "kept", None, pixels="yuv444p")
     made("ten bit.mp4", shots(5, 20, 64, 64), "kept", None, pixels="yuv420p10le")
-    made("black for hours.mp4", (np.zeros((64, 64, 3), np.uint8) for _ in range(4 * 3600)), "dropped", "too long", fps=1)
-    made("ten hours announced.mp4", shots(5, 20, 64, 64), "dropped", "too long", last_pts=10 * 3600 * 24)
+    made(
+        "black for hours.mp4",
+        (np.zeros((64, 64, 3), np.uint8) for _ in range(4 * 3600)),
+        "dropped",
+        "too long",
+        fps=1,
+    )
+    made(
+        "ten hours announced.mp4",
+        shots(5, 20, 64, 64),
+        "dropped",
+        "too long",
+        last_pts=10 * 3600 * 24,
+    )
     with av.open(str(folder / "zero duration.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=24)
         stream.width = stream.height = 64
@@ -131,7 +160,12 @@ def make(folder: Path) -> Expected:
     titled.write_bytes(titled.read_bytes().replace("Zu\u0142awy!".encode(), b"K\xfcche!!!"))
     expected[titled.name] = ("kept", None)
     # a shot so long that not every frame of it is held, and a flash at its end
-    made("flash at the end.mp4", itertools.chain(shots(1, 2057, 64, 64), shots(1, 3, 64, 64, seed=1)), "dropped", "too few cuts")
+    made(
+        "flash at the end.mp4",
+        itertools.chain(shots(1, 2057, 64, 64), shots(1, 3, 64, 64, seed=1)),
+        "dropped",
+        "too few cuts",
+    )
     audio_only(folder / "audio only.mp4")
     expected["audio only.mp4"] = ("failed", "not a video")
     os.symlink(folder / "loop.mp4", folder / "loop.mp4")

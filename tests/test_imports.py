@@ -22,7 +22,14 @@ LAYER = {
     "report": 4,
     "shapeworld": 5,
 }
-MAY_IMPORT_RAY = {"cluster.py", "data/pipeline.py", "data/metrics.py", "train/launch.py", "train/loop.py", "serve/app.py"}
+MAY_IMPORT_RAY = {
+    "cluster.py",
+    "data/pipeline.py",
+    "data/metrics.py",
+    "train/launch.py",
+    "train/loop.py",
+    "serve/app.py",
+}
 FILES = sorted((ROOT / "tempo_ray").rglob("*.py"))
 
 

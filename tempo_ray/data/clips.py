@@ -36,7 +36,10 @@ class Descriptor:
         hsv = cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)
         colors = cv2.calcHist([hsv], [0, 1, 2], None, [12, 4, 8], [0, 180, 0, 256, 0, 256]).ravel()
         edges = (
-            np.abs(cv2.Laplacian(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.CV_32F)).reshape(6, 16, 6, 16).mean((1, 3)).ravel()
+            np.abs(cv2.Laplacian(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
+            .reshape(6, 16, 6, 16)
+            .mean((1, 3))
+            .ravel()
         )
         edges = edges / max(float(np.linalg.norm(edges)), 1e-9)
         return np.concatenate([np.sqrt(0.7 * colors / colors.sum()), np.sqrt(0.3) * edges])
@@ -55,14 +58,18 @@ class Encoder:
         self._dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
         self._processor = AutoImageProcessor.from_pretrained(path)
         model = AutoModel.from_pretrained(path, dtype=self._dtype)
-        both = "vision_config" in model.config.to_dict()  # SigLIP and CLIP read text too; DINOv2 has one tower
+        both = (
+            "vision_config" in model.config.to_dict()
+        )  # SigLIP and CLIP read text too; DINOv2 has one tower
         self._model = (model.vision_model if both else model).to(self._device).eval()
 
     def __call__(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         import torch
 
         with torch.inference_mode():
-            inputs = self._processor(images=list(frames), return_tensors="pt").to(self._device, self._dtype)
+            inputs = self._processor(images=list(frames), return_tensors="pt").to(
+                self._device, self._dtype
+            )
             pooled = self._model(**inputs).pooler_output
         return torch.nn.functional.normalize(pooled, dim=-1).float().cpu().numpy()
 
@@ -83,7 +90,9 @@ def groups_of(features: np.ndarray, similarity: float) -> list[int]:
         return [0] * len(features)
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
     distance = np.clip(1 - unit @ unit.T, 0, 2)[np.triu_indices(len(unit), 1)]
-    labels = fcluster(linkage(distance, method="weighted"), np.nextafter(1 - similarity, 0), criterion="distance")
+    labels = fcluster(
+        linkage(distance, method="weighted"), np.nextafter(1 - similarity, 0), criterion="distance"
+    )
     first: dict[int, int] = {}
     return [first.setdefault(int(label), len(first)) for label in labels]
 
@@ -100,7 +109,9 @@ def key_frames(sharpness: np.ndarray, start: int, end: int) -> list[int]:
     return chosen
 
 
-def clips_of(cuts: Sequence[dict[str, Any]], groups: Sequence[int], sharpness: np.ndarray) -> list[dict[str, Any]]:
+def clips_of(
+    cuts: Sequence[dict[str, Any]], groups: Sequence[int], sharpness: np.ndarray
+) -> list[dict[str, Any]]:
     """Neighbouring cuts of one group make one clip (schema.CLIP, not yet captioned)."""
     spans: list[dict[str, Any]] = []
     for cut, group in zip(cuts, groups, strict=True):
@@ -109,4 +120,7 @@ def clips_of(cuts: Sequence[dict[str, Any]], groups: Sequence[int], sharpness: n
         else:
             spans.append({"start": cut["start"], "end": cut["end"], "group": group})
     empty = {"caption": None, "caption_finish_reason": None, "caption_tokens": None}
-    return [span | {"key_frames": key_frames(sharpness, span["start"], span["end"])} | empty for span in spans]
+    return [
+        span | {"key_frames": key_frames(sharpness, span["start"], span["end"])} | empty
+        for span in spans
+    ]

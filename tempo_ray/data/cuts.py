@@ -80,7 +80,9 @@ class _Adaptive:
 
     def __init__(self, fps: float, config: CutsConfig) -> None:
         self._detector = AdaptiveDetector(
-            adaptive_threshold=config.adaptive_threshold, min_content_val=config.min_content_val, min_scene_len=1
+            adaptive_threshold=config.adaptive_threshold,
+            min_content_val=config.min_content_val,
+            min_scene_len=1,
         )
         self._fps = fps
         self._middles = _Middles()
@@ -109,7 +111,11 @@ class _Thumbnails:
         self._held: list[np.ndarray] = []
 
     def see(self, number: int, frame: np.ndarray) -> None:
-        self._held.append(cv2.cvtColor(cv2.resize(frame, THUMBNAIL, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB))
+        self._held.append(
+            cv2.cvtColor(
+                cv2.resize(frame, THUMBNAIL, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB
+            )
+        )
 
     def end(self) -> np.ndarray:
         return np.stack(self._held)
@@ -177,10 +183,16 @@ def _weights(file: str) -> dict[str, Any]:
     from safetensors.torch import load
 
     data = read_bytes(file)
-    return load(data) if file.endswith(".safetensors") else torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    return (
+        load(data)
+        if file.endswith(".safetensors")
+        else torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    )
 
 
-def cuts_of(scanned: Scan, shots: Sequence[Span], fps: float, config: CutsConfig) -> list[dict[str, Any]]:
+def cuts_of(
+    scanned: Scan, shots: Sequence[Span], fps: float, config: CutsConfig
+) -> list[dict[str, Any]]:
     """The shots worth keeping (schema.CUT): long enough, and not of one grey."""
     shortest = max(config.min_shot_frames, config.min_shot_seconds * fps)
     cuts = []

@@ -95,13 +95,19 @@ class Reading:
         what the container announced.
         """
         turns = self.known.quarter_turns
-        width, height = _small(self.known.width, self.known.height, config.short_side)[:: -1 if turns % 2 else 1]
-        scaled = VideoReformatter()  # one for all frames: setting up the scaler costs as much as scaling
+        width, height = _small(self.known.width, self.known.height, config.short_side)[
+            :: -1 if turns % 2 else 1
+        ]
+        scaled = (
+            VideoReformatter()
+        )  # one for all frames: setting up the scaler costs as much as scaling
         held: list[np.ndarray] = []
         try:
             for frame in self.frames:
                 self.times.append(math.nan if frame.time is None else frame.time)
-                one = scaled.reformat(frame, width, height, "bgr24", interpolation=Interpolation.AREA).to_ndarray()
+                one = scaled.reformat(
+                    frame, width, height, "bgr24", interpolation=Interpolation.AREA
+                ).to_ndarray()
                 held.append(np.rot90(one, turns) if turns else one)
                 if len(held) == config.chunk_frames:
                     yield np.stack(held)
@@ -111,16 +117,22 @@ class Reading:
             else:
                 self._check_whole()
         except av.error.FFmpegError as error:
-            raise UnreadableVideo(f"cannot be decoded to its end: {error.strerror} after {len(self.times)} frames") from error
+            raise UnreadableVideo(
+                f"cannot be decoded to its end: {error.strerror} after {len(self.times)} frames"
+            ) from error
         if held:
             yield np.stack(held)
 
     def _check_whole(self) -> None:
-        if not self.stream.duration:  # a container without a duration of its own for the stream announces nothing
+        if (
+            not self.stream.duration
+        ):  # a container without a duration of its own for the stream announces nothing
             return
         decoded = max(self.times) - min(self.times) + 1 / self.known.fps
         if decoded < 0.95 * self.known.seconds - 0.5:
-            raise UnreadableVideo(f"{decoded:.1f} s can be decoded of {self.known.seconds:.1f} s announced")
+            raise UnreadableVideo(
+                f"{decoded:.1f} s can be decoded of {self.known.seconds:.1f} s announced"
+            )
 
 
 def _small(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -163,7 +175,9 @@ def decoder_of(source: Source, times: Sequence[float]) -> str:
     if len(ours) != len(theirs) or not len(ours):
         return "pyav"
     apart = np.abs((theirs - theirs[0]) - (ours - ours[0])).max()
-    return "decord" if apart < SAME_TIME_S else "pyav"  # a frame without a time makes it nan, and so PyAV's
+    return (
+        "decord" if apart < SAME_TIME_S else "pyav"
+    )  # a frame without a time makes it nan, and so PyAV's
 
 
 def fit(frame: np.ndarray, max_pixels: int) -> np.ndarray:
@@ -172,22 +186,36 @@ def fit(frame: np.ndarray, max_pixels: int) -> np.ndarray:
     if height * width <= max_pixels:
         return frame
     scale = math.sqrt(max_pixels / (height * width))
-    return cv2.resize(frame, (max(2, int(width * scale)), max(2, int(height * scale))), interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        frame,
+        (max(2, int(width * scale)), max(2, int(height * scale))),
+        interpolation=cv2.INTER_AREA,
+    )
 
 
-def frames_at(source: Source, decoder: str, indices: Sequence[int], max_pixels: int) -> dict[int, np.ndarray]:
+def frames_at(
+    source: Source, decoder: str, indices: Sequence[int], max_pixels: int
+) -> dict[int, np.ndarray]:
     """Those frames, none larger than `max_pixels`. Raises UnreadableVideo where one is not there."""
     wanted = sorted(set(indices))
     try:
         if decoder == "decord":
             reader = decord.VideoReader(_rewound(source), num_threads=1)
-            found = {index: fit(reader[index].asnumpy(), max_pixels) for index in wanted if index < len(reader)}
+            found = {
+                index: fit(reader[index].asnumpy(), max_pixels)
+                for index in wanted
+                if index < len(reader)
+            }
         else:
-            found = {index: fit(frame, max_pixels) for index, frame in picked(_rewound(source), wanted)}
+            found = {
+                index: fit(frame, max_pixels) for index, frame in picked(_rewound(source), wanted)
+            }
     except (*DECORD_ERRORS, av.error.FFmpegError) as error:
         raise UnreadableVideo(f"frames cannot be decoded: {str(error).splitlines()[0]}") from error
     if len(found) < len(wanted):
-        raise UnreadableVideo(f"frame {next(index for index in wanted if index not in found)} is announced and not there")
+        raise UnreadableVideo(
+            f"frame {next(index for index in wanted if index not in found)} is announced and not there"
+        )
     return found
 
 

@@ -43,7 +43,9 @@ def _clips(answers: Row, order: Sequence[int]) -> list[str]:
     for place, index in enumerate(order, 1):
         clip = answers["clips"][index]
         seconds = "-".join(f"{clip[end] / answers['fps']:.2f}" for end in ("start", "end"))
-        lines.append(f"{place:3d}. clip {index}, {seconds} s, key frames {clip['key_frames']}: {clip['caption']}")
+        lines.append(
+            f"{place:3d}. clip {index}, {seconds} s, key frames {clip['key_frames']}: {clip['caption']}"
+        )
     return lines
 
 
@@ -52,7 +54,11 @@ def _answer(answers: Row, answer_id: str) -> Row:
 
 
 def _side(name: str, text: str, answer: Row, answers: Row) -> list[str]:
-    how = answer["perturbation"] if answer["strength"] is None else f"{answer['perturbation']}, r = {answer['strength']}"
+    how = (
+        answer["perturbation"]
+        if answer["strength"] is None
+        else f"{answer['perturbation']}, r = {answer['strength']}"
+    )
     facts = f"seed {answer['seed']}, {answer['prompt_tokens']} + {answer['completion_tokens']} tokens, ended by "
     return [
         f"{name} ({how}; {facts}{answer['finish_reason']}), written from these clips in this order:",
@@ -73,10 +79,14 @@ def explain(run: str, pair_id: str) -> str:
     paths = RunPaths(run)
     pair = _find(paths.pairs, "pair_id", pair_id)
     if pair is None:
-        raise UnknownPair(f"no pair {pair_id} in {paths.pairs}; give a pair_id of that folder's Parquet files")
+        raise UnknownPair(
+            f"no pair {pair_id} in {paths.pairs}; give a pair_id of that folder's Parquet files"
+        )
     answers = _find(paths.answers, "video_id", pair["video_id"])
     if answers is None:
-        raise UnknownPair(f"pair {pair_id} is of video {pair['video_id']}, and {paths.answers} has no row of it")
+        raise UnknownPair(
+            f"pair {pair_id} is of video {pair['video_id']}, and {paths.answers} has no row of it"
+        )
     chosen, rejected = marked(pair["chosen"], pair["rejected"])
     hashes = {"answers": pair["config_hash"], "pairs": pair["pairs_config_hash"]}
     settings = {what: _settings(paths, of) for what, of in hashes.items()}
@@ -93,7 +103,10 @@ def explain(run: str, pair_id: str) -> str:
         f"difficulty: order distance {pair['order_distance']:.3f}, kept share {pair['kept_share']:.2f}, "
         f"text distance {pair['text_distance']:.3f}, length ratio {pair['length_ratio']:.2f}",
         "rules:",
-        *(f"  {'passed' if rule['passed'] else 'BROKEN'}  {rule['name']}: {rule['detail']}" for rule in pair["rules"]),
+        *(
+            f"  {'passed' if rule['passed'] else 'BROKEN'}  {rule['name']}: {rule['detail']}"
+            for rule in pair["rules"]
+        ),
         "",
         f"settings of the answers ({hashes['answers']}):",
         settings["answers"],

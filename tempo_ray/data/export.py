@@ -36,7 +36,10 @@ def trl(pair: Pair) -> dict[str, Any]:
 
 
 def ms_swift(pair: Pair) -> dict[str, Any]:
-    messages = [{"role": "user", "content": f"<video>{pair['prompt']}"}, {"role": "assistant", "content": pair["chosen"]}]
+    messages = [
+        {"role": "user", "content": f"<video>{pair['prompt']}"},
+        {"role": "assistant", "content": pair["chosen"]},
+    ]
     return {"messages": messages, "rejected_response": pair["rejected"], "videos": [pair["uri"]]}
 
 
@@ -60,7 +63,12 @@ LLAMA_FACTORY_INFO = {
         "file_name": "llama_factory.jsonl",
         "formatting": "sharegpt",
         "ranking": True,
-        "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "videos": "videos"},
+        "columns": {
+            "messages": "conversations",
+            "chosen": "chosen",
+            "rejected": "rejected",
+            "videos": "videos",
+        },
     }
 }
 """What LLaMA-Factory's dataset_info.json must say of the file."""
@@ -72,7 +80,9 @@ def read_pairs(run: str) -> Iterator[Pair]:
     try:
         data = ds.dataset(folder, filesystem=filesystem, format="parquet")
     except OSError:
-        raise NoPairs(f"run={run}: no pairs in it; make them with jobs/generate_pairs.py run={run} videos.input=FOLDER") from None
+        raise NoPairs(
+            f"run={run}: no pairs in it; make them with jobs/generate_pairs.py run={run} videos.input=FOLDER"
+        ) from None
     for batch in data.to_batches(batch_size=1024):
         yield from batch.to_pylist()
 

@@ -81,7 +81,9 @@ class Isolated:
 
     def _start(self) -> None:
         self._pipe, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=_work, args=(self._limits, theirs), daemon=True)
+        self._process = self._context.Process(
+            target=_work, args=(self._limits, theirs), daemon=True
+        )
         self._process.start()
         theirs.close()
         self._up = False

@@ -39,7 +39,9 @@ class Progress:
         media = self._counts["media"]
         return {
             "tokens_per_second": round(self._counts["tokens"] / spent, 1) if spent else None,
-            "media_cache_hit_rate": round(self._counts["media_known"] / media, 3) if media else None,
+            "media_cache_hit_rate": round(self._counts["media_known"] / media, 3)
+            if media
+            else None,
         }
 
 
@@ -51,9 +53,15 @@ class Meter:
         self._asked = False
         self._media_before: dict[str, float] = {}
         self._lock = threading.Lock()
-        self._videos = metrics.Counter("tempo_videos", "Videos by what became of them", tag_keys=("step", "outcome", "reason"))
-        self._tokens = metrics.Counter("tempo_generated_tokens", "Tokens of captions and answers", tag_keys=("model",))
-        self._media = metrics.Gauge("tempo_media_cache_hit_rate", "Share of media that the engine knew already")
+        self._videos = metrics.Counter(
+            "tempo_videos", "Videos by what became of them", tag_keys=("step", "outcome", "reason")
+        )
+        self._tokens = metrics.Counter(
+            "tempo_generated_tokens", "Tokens of captions and answers", tag_keys=("model",)
+        )
+        self._media = metrics.Gauge(
+            "tempo_media_cache_hit_rate", "Share of media that the engine knew already"
+        )
 
     def selected(self, rows: list[Row]) -> None:
         """Rows after selection; kept ones are not at their end yet."""
@@ -80,7 +88,10 @@ class Meter:
 
     def _looked_up(self, engine: Mapping[str, float]) -> dict[str, float]:
         """Media shown to this actor's engine since the last call, and those of them that it knew."""
-        now = {"media": engine.get("mm_cache_queries", 0.0), "media_known": engine.get("mm_cache_hits", 0.0)}
+        now = {
+            "media": engine.get("mm_cache_queries", 0.0),
+            "media_known": engine.get("mm_cache_hits", 0.0),
+        }
         with self._lock:
             since = {name: count - self._media_before.get(name, 0.0) for name, count in now.items()}
             self._media_before = now
@@ -93,15 +104,22 @@ class Meter:
         self._progress.add.remote(Counter(row["status"] for row in rows))
 
 
-def line(now: Mapping[str, float], before: Mapping[str, float], seconds: float, total: int, elapsed: float) -> str:
+def line(
+    now: Mapping[str, float],
+    before: Mapping[str, float],
+    seconds: float,
+    total: int,
+    elapsed: float,
+) -> str:
     """Videos done of `total`, outcomes, and speeds over the last `seconds`; time left at the speed of the whole run."""
-    done, earlier = (sum(counts.get(name, 0) for name in ("kept", "dropped", "failed")) for counts in (now, before))
+    done, earlier = (
+        sum(counts.get(name, 0) for name in ("kept", "dropped", "failed"))
+        for counts in (now, before)
+    )
     outcomes = ", ".join(f"{name} {now.get(name, 0):.0f}" for name in ("kept", "dropped", "failed"))
     tokens = (now.get("tokens", 0) - before.get("tokens", 0)) / seconds
     left = "?" if not done else _span((total - done) * elapsed / done)
-    return (
-        f"{done:.0f}/{total} videos ({outcomes})  {(done - earlier) / seconds:.1f} videos/s  {tokens:.0f} tokens/s  {left} left"
-    )
+    return f"{done:.0f}/{total} videos ({outcomes})  {(done - earlier) / seconds:.1f} videos/s  {tokens:.0f} tokens/s  {left} left"
 
 
 def _span(seconds: float) -> str:

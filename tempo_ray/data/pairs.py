@@ -14,30 +14,44 @@ Verdict = dict[str, Any]
 Rule = Callable[[dict[str, Any], dict[str, Any], PairsConfig], tuple[bool, str]]
 
 
-def _complete(chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig) -> tuple[bool, str]:
+def _complete(
+    chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig
+) -> tuple[bool, str]:
     return chosen["finish_reason"] != "length", f"chosen ended by {chosen['finish_reason']}"
 
 
-def _not_empty(chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig) -> tuple[bool, str]:
+def _not_empty(
+    chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig
+) -> tuple[bool, str]:
     return bool(chosen["text"].strip() and rejected["text"].strip()), "both answers have words"
 
 
-def _not_contained(chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig) -> tuple[bool, str]:
+def _not_contained(
+    chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig
+) -> tuple[bool, str]:
     contained = chosen["text"] in rejected["text"]
-    return not (config.forbid_substring and contained), f"chosen is {'' if contained else 'not '}contained in rejected"
+    return not (
+        config.forbid_substring and contained
+    ), f"chosen is {'' if contained else 'not '}contained in rejected"
 
 
-def _longer_for_drop(chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig) -> tuple[bool, str]:
+def _longer_for_drop(
+    chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig
+) -> tuple[bool, str]:
     one, other = len(chosen["text"]), len(rejected["text"])
     asked = config.require_longer_for_drop and rejected["perturbation"] == "drop"
     return not asked or one > other, f"chosen {one} characters, rejected {other}"
 
 
-def _length_ratio(chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig) -> tuple[bool, str]:
+def _length_ratio(
+    chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig
+) -> tuple[bool, str]:
     one, other = len(chosen["text"]), len(rejected["text"])
     most = config.max_length_ratio
     asked = rejected["perturbation"] in ("shuffle", "reverse")
-    return not asked or max(one, other) <= most * min(one, other), f"characters {one} : {other}, at most {most} : 1"
+    return not asked or max(one, other) <= most * min(
+        one, other
+    ), f"characters {one} : {other}, at most {most} : 1"
 
 
 RULES: dict[str, Rule] = {
@@ -62,14 +76,20 @@ def _candidates(row: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str,
     """The first clean answer of a video beside every perturbed one; further samples are for ranking later."""
     for chosen in row["answers"]:
         if chosen["perturbation"] == "clean" and chosen["sample"] == 0:
-            yield from ((chosen, rejected) for rejected in row["answers"] if rejected["perturbation"] != "clean")
+            yield from (
+                (chosen, rejected)
+                for rejected in row["answers"]
+                if rejected["perturbation"] != "clean"
+            )
 
 
 def broken_rules(row: dict[str, Any], config: PairsConfig) -> list[str]:
     """For each candidate pair of one row of answers that is dropped, the first rule that it broke."""
     broken = []
     for chosen, rejected in _candidates(row):
-        failed = [verdict["name"] for verdict in judge(chosen, rejected, config) if not verdict["passed"]]
+        failed = [
+            verdict["name"] for verdict in judge(chosen, rejected, config) if not verdict["passed"]
+        ]
         broken += failed[:1]
     return broken
 
@@ -85,7 +105,10 @@ def make_pairs(
     for chosen, rejected in _candidates(row):
         verdicts = judge(chosen, rejected, config)
         if all(verdict["passed"] for verdict in verdicts):
-            made.append(_pair(row, chosen, rejected, verdicts, describe, seed) | {"pairs_config_hash": config_hash})
+            made.append(
+                _pair(row, chosen, rejected, verdicts, describe, seed)
+                | {"pairs_config_hash": config_hash}
+            )
     return made
 
 

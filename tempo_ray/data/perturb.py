@@ -19,7 +19,9 @@ from tempo_ray.config import PerturbationType
 
 Order = tuple[int, ...]
 
-_ENUMERATE = 720  # at most so many candidates are listed; of more, one not seen before is soon drawn
+_ENUMERATE = (
+    720  # at most so many candidates are listed; of more, one not seen before is soon drawn
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def _draw(n: int, kind: PerturbationType, strength: int, rng: np.random.Generato
     return _joined([blocks[index] for index in rng.permutation(len(blocks))])
 
 
-def _candidates(n: int, kind: PerturbationType, strength: int, rng: np.random.Generator) -> Iterator[Order]:
+def _candidates(
+    n: int, kind: PerturbationType, strength: int, rng: np.random.Generator
+) -> Iterator[Order]:
     """Orders of this kind and strength in a random order, each once where they are few; else draws without end."""
     blocks = _blocks(n, strength)
     kept = max(1, n // strength)
@@ -78,7 +82,9 @@ def _candidates(n: int, kind: PerturbationType, strength: int, rng: np.random.Ge
     yield from (few[index] for index in rng.permutation(len(few)))
 
 
-def distinct(n: int, types: Sequence[PerturbationType], strengths: Sequence[int], seed: int, video_id: str) -> list[Perturbation]:
+def distinct(
+    n: int, types: Sequence[PerturbationType], strengths: Sequence[int], seed: int, video_id: str
+) -> list[Perturbation]:
     """Perturbations that differ from the clean order and from each other; for a small n there are fewer of them.
 
     The strongest are found first, and reversals before shuffles at every strength, since a reversal has one order and a
@@ -102,7 +108,9 @@ def reference(
 ) -> list[Perturbation]:
     """Every type at every strength as the published code makes them: strengths that collapse and unchanged orders included."""
     return [
-        Perturbation(kind, strength, _draw(n, kind, strength, generator(seed, video_id, kind, strength)))
+        Perturbation(
+            kind, strength, _draw(n, kind, strength, generator(seed, video_id, kind, strength))
+        )
         for strength in sorted(set(strengths), reverse=True)
         for kind in types
     ]

@@ -53,11 +53,19 @@ class WriteAnswers:
     """
 
     def __init__(self, config: GeneratePairsConfig, hashed: str, progress: Any) -> None:
-        self._stamp = {"model": config.respond.model, "model_hash": hashed, "config_hash": config.hash()}
-        read = respond.KeyFrameReader(config.respond, config.select.decode)  # its processes start while the engine does
+        self._stamp = {
+            "model": config.respond.model,
+            "model_hash": hashed,
+            "config_hash": config.hash(),
+        }
+        read = respond.KeyFrameReader(
+            config.respond, config.select.decode
+        )  # its processes start while the engine does
         self._engine = respond.make_engine(config.respond, max(1, int(config.respond.pool.cpus)))
         prompts = PROMPT_SETS[prompts_name(config.respond.model)]
-        self._answer = respond.Answerer(self._engine.generate, read, prompts, config.respond, config.seed)
+        self._answer = respond.Answerer(
+            self._engine.generate, read, prompts, config.respond, config.seed
+        )
         self._failures = RunPaths(config.run).failures
         self._schema = schema.with_metadata(schema.ANSWERS, config.hash())
         self._meter = Meter(progress)
@@ -69,12 +77,16 @@ class WriteAnswers:
             self._answer(rows)
         except EngineDied:
             traceback.print_exc()
-            os._exit(1)  # Ray starts the actor again and gives it the same rows; a dead engine would fail them all
+            os._exit(
+                1
+            )  # Ray starts the actor again and gives it the same rows; a dead engine would fail them all
         self._meter.answered(rows, self._engine.counters())
         passing = [row for row in rows if row["reason"] == PASSING]
         if passing:
             _write_part(self._failures, pa.Table.from_pylist(passing, schema=schema.FAILURE))
-        return pa.Table.from_pylist([row for row in rows if row["reason"] != PASSING], schema=self._schema)
+        return pa.Table.from_pylist(
+            [row for row in rows if row["reason"] != PASSING], schema=self._schema
+        )
 
 
 @dataclass(frozen=True)
@@ -87,8 +99,12 @@ class MakePairs:
         describe = PROMPT_SETS[prompts_name(self.config.respond.model)].describe
         made: list[Row] = []
         for row in answers.to_pylist():
-            made += pairs.make_pairs(row, describe, self.config.pairs, self.config.seed, self.config.hash())
-        return pa.Table.from_pylist(made, schema=schema.with_metadata(schema.PAIR, self.config.hash()))
+            made += pairs.make_pairs(
+                row, describe, self.config.pairs, self.config.seed, self.config.hash()
+            )
+        return pa.Table.from_pylist(
+            made, schema=schema.with_metadata(schema.PAIR, self.config.hash())
+        )
 
 
 @dataclass(frozen=True)
@@ -106,7 +122,9 @@ class Tally:
             counted["answers", "answers"] += len(row["answers"])
             counted.update(("rule", rule) for rule in pairs.broken_rules(row, self.config.pairs))
         what, names = zip(*counted, strict=True) if counted else ((), ())
-        return pa.table({"what": what, "name": names, "count": list(counted.values())}, schema=_TALLY)
+        return pa.table(
+            {"what": what, "name": names, "count": list(counted.values())}, schema=_TALLY
+        )
 
 
 _TALLY = pa.schema([("what", pa.string()), ("name", pa.string()), ("count", pa.int64())])
@@ -117,7 +135,9 @@ def _actors(pool: Pool, together: int = 1) -> dict[str, Any]:
     if together > 1:
         threads = {"max_concurrent_calls_per_actor": together, "enable_true_multi_threading": True}
     return {
-        "compute": ray.data.ActorPoolStrategy(min_size=pool.min_size, max_size=pool.max_size, **threads),
+        "compute": ray.data.ActorPoolStrategy(
+            min_size=pool.min_size, max_size=pool.max_size, **threads
+        ),
         "batch_size": pool.batch,
         "batch_format": "pyarrow",
         "num_cpus": pool.cpus,
@@ -161,7 +181,9 @@ def stream(paths: RunPaths, videos: int, steps: Sequence[Step]) -> None:
     try:
         chain = ray.data.read_parquet(paths.videos).repartition(target_num_rows_per_block=rows)
         for step in steps:
-            chain = chain.map_batches(step.made, fn_constructor_args=step.given, **_actors(step.pool, step.together))
+            chain = chain.map_batches(
+                step.made, fn_constructor_args=step.given, **_actors(step.pool, step.together)
+            )
         chain.write_parquet(paths.answers)
     finally:
         context.checkpoint_config = None
@@ -180,7 +202,11 @@ def settled(paths: RunPaths) -> int:
     for file in _files(paths.ledger):
         (pending if file.endswith(_PENDING) else committed).append(file)
     filesystem, _ = resolve(paths.ledger)
-    torn = [file.removesuffix(_PENDING) for file in pending if file.replace(_PENDING, ".parquet") not in set(committed)]
+    torn = [
+        file.removesuffix(_PENDING)
+        for file in pending
+        if file.replace(_PENDING, ".parquet") not in set(committed)
+    ]
     stems = tuple(posixpath.basename(file) for file in torn)
     for file in _files(paths.answers) if stems else []:
         if posixpath.basename(file).startswith(stems):
@@ -231,18 +257,29 @@ def write_pairs(config: GeneratePairsConfig) -> None:
 
 def tally(config: GeneratePairsConfig) -> dict[str, Counter[str]]:
     """What stands in answers/, counted where it lies."""
-    counted: dict[str, Counter[str]] = {"status": Counter(), "reason": Counter(), "answers": Counter(), "rule": Counter()}
+    counted: dict[str, Counter[str]] = {
+        "status": Counter(),
+        "reason": Counter(),
+        "answers": Counter(),
+        "rule": Counter(),
+    }
     if not _rows(RunPaths(config.run).answers):
         return counted
     answers = ray.data.read_parquet(RunPaths(config.run).answers)
-    for row in answers.map_batches(Tally(config), batch_format="pyarrow", batch_size=256).iter_rows():
+    for row in answers.map_batches(
+        Tally(config), batch_format="pyarrow", batch_size=256
+    ).iter_rows():
         counted[row["what"]][row["name"]] += row["count"]
     return counted
 
 
 def _rows(folder: str) -> int:
     filesystem, path = resolve(folder)
-    return ds.dataset(path, filesystem=filesystem, format="parquet").count_rows() if exists(folder) else 0
+    return (
+        ds.dataset(path, filesystem=filesystem, format="parquet").count_rows()
+        if exists(folder)
+        else 0
+    )
 
 
 def passing_failures(config: GeneratePairsConfig) -> int:
@@ -251,7 +288,11 @@ def passing_failures(config: GeneratePairsConfig) -> int:
     if not failed:
         return 0
     filesystem, path = resolve(RunPaths(config.run).answers)
-    answered = ds.dataset(path, filesystem=filesystem, format="parquet") if exists(RunPaths(config.run).answers) else None
+    answered = (
+        ds.dataset(path, filesystem=filesystem, format="parquet")
+        if exists(RunPaths(config.run).answers)
+        else None
+    )
     known = pc.field("video_id").isin(list(failed))
     return len(failed) - (0 if answered is None else answered.count_rows(filter=known))
 
@@ -260,7 +301,11 @@ def _ids(folder: str) -> set[str]:
     if not exists(folder):
         return set()
     filesystem, path = resolve(folder)
-    return set(ds.dataset(path, filesystem=filesystem, format="parquet").to_table(columns=["video_id"])["video_id"].to_pylist())
+    return set(
+        ds.dataset(path, filesystem=filesystem, format="parquet")
+        .to_table(columns=["video_id"])["video_id"]
+        .to_pylist()
+    )
 
 
 def count(config: GeneratePairsConfig, videos_in: int) -> dict[str, Any]:
@@ -282,7 +327,9 @@ def count(config: GeneratePairsConfig, videos_in: int) -> dict[str, Any]:
     }
 
 
-def run(config: GeneratePairsConfig, counts: dict[str, Any], report: Callable[[str], None] = print) -> None:
+def run(
+    config: GeneratePairsConfig, counts: dict[str, Any], report: Callable[[str], None] = print
+) -> None:
     """The whole job, once the manifest is written; fills `counts` as it goes.
 
     Raises RuntimeError where a video is not accounted for.
@@ -292,7 +339,9 @@ def run(config: GeneratePairsConfig, counts: dict[str, Any], report: Callable[[s
     done = settled(paths)
     if not done:
         write_bytes(paths.settings, json.dumps(config.settings(), indent=1).encode())
-    report(f"{videos} videos in the manifest" + (f", {done} of them answered before" if done else ""))
+    report(
+        f"{videos} videos in the manifest" + (f", {done} of them answered before" if done else "")
+    )
     if done < videos:
         with reported(videos - done, report) as progress:
             write_answers(config, videos, progress)
@@ -300,4 +349,6 @@ def run(config: GeneratePairsConfig, counts: dict[str, Any], report: Callable[[s
     write_pairs(config)
     counts.update(count(config, videos))
     if videos != counts["kept"] + counts["dropped"] + counts["failed"]:
-        raise RuntimeError(f"videos in are not kept + dropped + failed: {counts}; run the same command again")
+        raise RuntimeError(
+            f"videos in are not kept + dropped + failed: {counts}; run the same command again"
+        )

@@ -29,10 +29,14 @@ def rank(run: str) -> str:
         raise NoAnswers(f"run={run}: no video of it passes the other rules")
     table = table.sort_by([("richness", "descending"), ("uri", "ascending")])
     values = table["richness"].to_numpy()
-    lines = [f"{len(values)} videos; richness is the entropy, in bits, of how their time is shared among scenes"]
+    lines = [
+        f"{len(values)} videos; richness is the entropy, in bits, of how their time is shared among scenes"
+    ]
     for share in SHARES:
         kept = max(1, round(share * len(values)))
-        bound = np.floor(values[kept - 1] * 1000) / 1000  # rounded down, so that the video at the bound stays
+        bound = (
+            np.floor(values[kept - 1] * 1000) / 1000
+        )  # rounded down, so that the video at the bound stays
         lines.append(
             f"  select.verdict.min_richness={bound:.3f} keeps the top {share:.0%} ({int((values >= bound).sum())} videos)"
         )

@@ -28,7 +28,10 @@ KeyFrames = dict[int, np.ndarray]
 
 def request_seed(*key: object) -> int:
     """A sampling seed that depends on the key alone: a video answered again gets the same texts from the same engine."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:4], "little") & 0x7FFFFFFF
+    return (
+        int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:4], "little")
+        & 0x7FFFFFFF
+    )
 
 
 class KeyFrameReader:
@@ -50,7 +53,11 @@ class KeyFrameReader:
     def __call__(self, rows: Sequence[Row]) -> dict[str, KeyFrames]:
         kept = [row for row in rows if row["status"] == "kept"]
         read = self._pool.map(self._one, kept)
-        return {row["video_id"]: frames for row, frames in zip(kept, read, strict=True) if frames is not None}
+        return {
+            row["video_id"]: frames
+            for row, frames in zip(kept, read, strict=True)
+            if frames is not None
+        }
 
     def _one(self, row: Row) -> KeyFrames | None:
         indices = [index for clip in row["clips"] for index in clip["key_frames"]]
@@ -96,7 +103,9 @@ def media_id(row: Row, clips: Sequence[int], fps: float) -> str:
     return f"{row['video_id']}/{fps:g}/" + ",".join(map(str, _indices(row, clips)))
 
 
-def make_request(row: Row, key_frames: KeyFrames, parts: Sequence[Part], fps: float, max_tokens: int, seed: int) -> Request:
+def make_request(
+    row: Row, key_frames: KeyFrames, parts: Sequence[Part], fps: float, max_tokens: int, seed: int
+) -> Request:
     shows = [part.clips for part in parts if isinstance(part, Show)]
     return Request(
         parts=tuple(part if isinstance(part, str) else None for part in parts),
@@ -107,7 +116,9 @@ def make_request(row: Row, key_frames: KeyFrames, parts: Sequence[Part], fps: fl
     )
 
 
-def whole_parts(row: Row, order: Sequence[int], config: RespondConfig, prompts: PromptSet, paraphrase: int) -> list[Part]:
+def whole_parts(
+    row: Row, order: Sequence[int], config: RespondConfig, prompts: PromptSet, paraphrase: int
+) -> list[Part]:
     """What stands for the video, its clips in `order`: clean and perturbed answers differ in this argument alone."""
     if config.form == "caption":
         return prompts.whole_by_caption([row["clips"][clip]["caption"] for clip in order])
@@ -131,13 +142,17 @@ def wanted_of(row: Row, config: RespondConfig, seed: int) -> list[Wanted]:
     n = len(row["clips"])
     draw = perturb.distinct if config.levels == "distinct" else perturb.reference
     perturbed = draw(n, config.types, config.strengths, seed, row["video_id"])
-    clean = [Wanted("clean", None, tuple(range(n)), sample) for sample in range(config.clean_samples)]
+    clean = [
+        Wanted("clean", None, tuple(range(n)), sample) for sample in range(config.clean_samples)
+    ]
     return [*clean, *(Wanted(one.type, one.strength, one.order) for one in perturbed)]
 
 
 def parts_text(parts: Sequence[Part]) -> str:
     """A message as one text; a video stands as the clips it shows."""
-    return "\n".join(part if isinstance(part, str) else f"<video: clips {list(part.clips)}>" for part in parts)
+    return "\n".join(
+        part if isinstance(part, str) else f"<video: clips {list(part.clips)}>" for part in parts
+    )
 
 
 class Answerer:
@@ -167,9 +182,15 @@ class Answerer:
         clips = [(row, clip) for row in rows for clip in range(len(row["clips"]))]
         requests = []
         for row, clip in clips:
-            parts = self._prompts.caption_next_clip(clip - 1, clip) if clip else self._prompts.caption_first_clip(0)
+            parts = (
+                self._prompts.caption_next_clip(clip - 1, clip)
+                if clip
+                else self._prompts.caption_first_clip(0)
+            )
             seed = request_seed(self._seed, row["video_id"], "caption", clip)
-            requests.append(self._request(row, frames, parts, self._config.sampling.caption_tokens, seed))
+            requests.append(
+                self._request(row, frames, parts, self._config.sampling.caption_tokens, seed)
+            )
         for (row, clip), done in zip(clips, self._generate(requests), strict=True):
             if isinstance(done, Refused):
                 refuse(row, done)
@@ -187,9 +208,15 @@ class Answerer:
             paraphrase = request_seed(self._seed, row["video_id"], "paraphrase")
             for wanted in wanted_of(row, self._config, self._seed):
                 parts = whole_parts(row, wanted.order, self._config, self._prompts, paraphrase)
-                key = (wanted.perturbation, wanted.strength, *([wanted.sample] if wanted.sample else []))
+                key = (
+                    wanted.perturbation,
+                    wanted.strength,
+                    *([wanted.sample] if wanted.sample else []),
+                )
                 seed = request_seed(self._seed, row["video_id"], self._config.form, *key)
-                request = self._request(row, frames, parts, self._config.sampling.answer_tokens, seed)
+                request = self._request(
+                    row, frames, parts, self._config.sampling.answer_tokens, seed
+                )
                 asked.append((row, wanted, parts, request))
         answers = self._generate([one[-1] for one in asked])
         for (row, wanted, parts, request), done in zip(asked, answers, strict=True):
@@ -198,7 +225,9 @@ class Answerer:
             elif row["status"] == "kept":
                 row["answers"].append(self._row(row, wanted, parts, request.seed, done))
 
-    def _row(self, row: Row, wanted: Wanted, parts: Sequence[Part], seed: int, done: Completion) -> Row:
+    def _row(
+        self, row: Row, wanted: Wanted, parts: Sequence[Part], seed: int, done: Completion
+    ) -> Row:
         """schema.ANSWER"""
         form = self._config.form
         key = f"{row['video_id']}/{form}/{wanted.perturbation}/{wanted.strength}/{wanted.order}/{seed}/{row['model_hash']}"
@@ -219,8 +248,17 @@ class Answerer:
             "finish_reason": done.finish_reason,
         }
 
-    def _request(self, row: Row, frames: dict[str, KeyFrames], parts: Sequence[Part], max_tokens: int, seed: int) -> Request:
-        return make_request(row, frames[row["video_id"]], parts, self._config.frames.fps, max_tokens, seed)
+    def _request(
+        self,
+        row: Row,
+        frames: dict[str, KeyFrames],
+        parts: Sequence[Part],
+        max_tokens: int,
+        seed: int,
+    ) -> Request:
+        return make_request(
+            row, frames[row["video_id"]], parts, self._config.frames.fps, max_tokens, seed
+        )
 
 
 def make_engine(config: RespondConfig, threads: int) -> Engine:

@@ -75,16 +75,28 @@ def look(given: tuple[str, SelectConfig]) -> Look:
 def _looked(source: decode.Source, config: SelectConfig) -> Look:
     with decode.reading(source) as video:
         known = video.known
-        facts: Row = {"frames": known.frames, "fps": known.fps, "width": known.width, "height": known.height}
+        facts: Row = {
+            "frames": known.frames,
+            "fps": known.fps,
+            "width": known.width,
+            "height": known.height,
+        }
         if known.seconds > config.decode.max_seconds:
-            return Look(facts | dropped(f"too long ({known.seconds:.0f} s > {config.decode.max_seconds:g} s)"))
-        most = int(config.decode.max_seconds * known.fps)  # what the container announces may be less than what it holds
+            return Look(
+                facts
+                | dropped(f"too long ({known.seconds:.0f} s > {config.decode.max_seconds:g} s)")
+            )
+        most = int(
+            config.decode.max_seconds * known.fps
+        )  # what the container announces may be less than what it holds
         try:
             scanned = cuts.scan(video.small(config.decode, most + 1), known.fps, config.cuts)
         except UnreadableVideo as error:
             return Look(facts | failed("undecodable", "decode", error))
     if scanned.frames > most:
-        return Look(facts | dropped(f"too long (over {config.decode.max_seconds:g} s, more than announced)"))
+        return Look(
+            facts | dropped(f"too long (over {config.decode.max_seconds:g} s, more than announced)")
+        )
     facts |= {"frames": scanned.frames, "detector": cuts.DETECTORS[config.cuts.detector]}
     if scanned.thumbnails is not None:
         return Look(facts | {"decoder": decode.decoder_of(source, video.times)}, scanned)
@@ -101,7 +113,9 @@ def _looked(source: decode.Source, config: SelectConfig) -> Look:
         return Look(facts | failed("undecodable", "decode", error))
 
 
-def _middles(source: decode.Source, decoder: str, found: Sequence[Row], config: SelectConfig) -> tuple[np.ndarray, ...]:
+def _middles(
+    source: decode.Source, decoder: str, found: Sequence[Row], config: SelectConfig
+) -> tuple[np.ndarray, ...]:
     wanted = [(cut["start"] + cut["end"]) // 2 for cut in found]
     frames = decode.frames_at(source, decoder, wanted, config.decode.embed_pixels)
     return tuple(frames[index] for index in wanted)
@@ -114,7 +128,9 @@ def look_again(given: tuple[str, str, Sequence[Row], SelectConfig]) -> tuple[np.
         return _middles(source, decoder, found, config)
 
 
-def with_cuts(facts: Row, scanned: cuts.Scan, shots: Sequence[cuts.Span], config: SelectConfig) -> Row:
+def with_cuts(
+    facts: Row, scanned: cuts.Scan, shots: Sequence[cuts.Span], config: SelectConfig
+) -> Row:
     """The facts with the cuts, and dropped where these say so."""
     found = cuts.cuts_of(scanned, shots, facts["fps"], config.cuts)
     reason = verdict.judge_cuts(found, facts["fps"], config.verdict)
@@ -127,7 +143,11 @@ def judged(seen: Look, config: SelectConfig, embed: clips.Embed) -> Row:
         return seen.facts
     groups = clips.groups_of(embed(seen.middles), embed.similarity)
     made = clips.clips_of(seen.facts["cuts"], groups, seen.scan.sharpness)
-    facts = seen.facts | {"embedding": embed.name, "clips": made, "richness": verdict.richness(made)}
+    facts = seen.facts | {
+        "embedding": embed.name,
+        "clips": made,
+        "richness": verdict.richness(made),
+    }
     reason = verdict.judge_clips(made, facts["richness"], config.verdict)
     return facts | (dropped(reason) if reason is not None else {"status": "kept"})
 
@@ -158,20 +178,28 @@ class Selector:
         except Passing as error:
             return row | failed(PASSING, "open", error)
         except Exception as error:  # noqa: BLE001, of libraries fed with strangers' files; one file must not end the job
-            return row | failed("not understood", "decode", RuntimeError(f"{type(error).__name__}: {error}"))
+            return row | failed(
+                "not understood", "decode", RuntimeError(f"{type(error).__name__}: {error}")
+            )
 
     def _facts(self, uri: str) -> Row:
         seen = self._patiently(look, (uri, self._config))
         if self._shots is not None and seen.scan is not None and seen.scan.thumbnails is not None:
-            facts = with_cuts(seen.facts, seen.scan, self._shots(seen.scan.thumbnails), self._config)
+            facts = with_cuts(
+                seen.facts, seen.scan, self._shots(seen.scan.thumbnails), self._config
+            )
             if facts.get("status"):
                 return facts
-            middles = self._patiently(look_again, (uri, facts["decoder"], facts["cuts"], self._config))
+            middles = self._patiently(
+                look_again, (uri, facts["decoder"], facts["cuts"], self._config)
+            )
             seen = Look(facts, seen.scan, middles)
         return judged(seen, self._config, self._embed)
 
     def _patiently(self, function: Callable[[Given], Made], given: Given) -> Made:
-        return patiently(lambda: self._apart(function, given), self._config.decode.attempts, Crashed, OSError)
+        return patiently(
+            lambda: self._apart(function, given), self._config.decode.attempts, Crashed, OSError
+        )
 
     @property
     def pid(self) -> int | None:

@@ -43,4 +43,8 @@ def richness(clips: Sequence[dict[str, Any]]) -> float:
     for clip in clips:
         frames[clip["group"]] += clip["end"] - clip["start"]
     total = sum(frames.values())
-    return -sum(count / total * math.log2(count / total) for count in frames.values()) if total else 0.0
+    return (
+        -sum(count / total * math.log2(count / total) for count in frames.values())
+        if total
+        else 0.0
+    )

@@ -81,7 +81,9 @@ def _lines(config: VideosConfig, filesystem: fs.FileSystem, path: str) -> Iterat
         return
     data = ds.dataset(path, filesystem=filesystem, format="parquet")
     if "uri" not in data.schema.names:
-        raise NoVideos(f"videos.input={config.input}: no column uri in it; it has {', '.join(data.schema.names)}")
+        raise NoVideos(
+            f"videos.input={config.input}: no column uri in it; it has {', '.join(data.schema.names)}"
+        )
     for batch in data.to_batches(columns=["uri"]):
         yield from batch["uri"].to_pylist()
 
@@ -98,7 +100,9 @@ def _in_folder(config: VideosConfig, filesystem: fs.FileSystem, path: str) -> It
             others += 1
     if not found:
         held = f"{others} files of other kinds" if others else "nothing"
-        raise NoVideos(f"videos.input={config.input}: no videos in it ({held}); extensions taken: {' '.join(known)}")
+        raise NoVideos(
+            f"videos.input={config.input}: no videos in it ({held}); extensions taken: {' '.join(known)}"
+        )
 
 
 def _listed(config: VideosConfig) -> Iterator[Row]:
@@ -126,7 +130,9 @@ def list_videos(config: VideosConfig) -> Iterator[Row]:
                 return
             yield row
     except OSError as error:
-        raise NoVideos(f"videos.input={config.input}: cannot be listed: {str(error).splitlines()[0]}") from error
+        raise NoVideos(
+            f"videos.input={config.input}: cannot be listed: {str(error).splitlines()[0]}"
+        ) from error
     if count < 0:
         raise NoVideos(f"videos.input={config.input}: the list is empty")
 
@@ -142,7 +148,9 @@ def known_ids(folder: str) -> np.ndarray:
         return np.empty(0, np.uint64)
     filesystem, path = resolve(folder)
     data = ds.dataset(path, filesystem=filesystem, format="parquet")
-    parts = [_short(batch["video_id"].to_pylist()) for batch in data.to_batches(columns=["video_id"])]
+    parts = [
+        _short(batch["video_id"].to_pylist()) for batch in data.to_batches(columns=["video_id"])
+    ]
     return np.sort(np.concatenate([np.empty(0, np.uint64), *parts]))
 
 
@@ -167,7 +175,9 @@ def write_manifest(config: VideosConfig, folder: str, config_hash: str) -> int:
                 fresh.append(row)
         held = []
         if fresh:
-            with writing(posixpath.join(folder, f"manifest-{uuid.uuid4().hex[:12]}.parquet")) as stream:
+            with writing(
+                posixpath.join(folder, f"manifest-{uuid.uuid4().hex[:12]}.parquet")
+            ) as stream:
                 pq.write_table(pa.Table.from_pylist(fresh, schema=typed), stream)
             total += len(fresh)
 

@@ -35,7 +35,10 @@ class Endpoint:
 
     def client(self, retries: int = RETRIES, timeout_s: float | None = None) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
-            base_url=self.url, api_key=self.token or "none", timeout=timeout_s or self.timeout_s, max_retries=retries
+            base_url=self.url,
+            api_key=self.token or "none",
+            timeout=timeout_s or self.timeout_s,
+            max_retries=retries,
         )
 
 
@@ -63,16 +66,27 @@ async def served_models(endpoint: Endpoint) -> dict[str, str]:
     try:
         async with endpoint.client(retries=1, timeout_s=10.0) as client:
             cards = (await client.models.list()).data
-            return {card.id: json.dumps(card.model_dump(), sort_keys=True, default=str) for card in cards}
+            return {
+                card.id: json.dumps(card.model_dump(), sort_keys=True, default=str)
+                for card in cards
+            }
     except openai.AuthenticationError as error:
-        raise NoEndpoint(f"{endpoint.url} refuses the token; set TEMPO_RAY_TOKEN to the one it was started with") from error
+        raise NoEndpoint(
+            f"{endpoint.url} refuses the token; set TEMPO_RAY_TOKEN to the one it was started with"
+        ) from error
     except openai.APIStatusError as error:
-        raise NoEndpoint(f"{endpoint.url} answers {error.status_code} to a list of its models") from error
+        raise NoEndpoint(
+            f"{endpoint.url} answers {error.status_code} to a list of its models"
+        ) from error
     except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
-        raise NoEndpoint(f"no OpenAI-compatible endpoint answers at {endpoint.url} ({type(error).__name__})") from error
+        raise NoEndpoint(
+            f"no OpenAI-compatible endpoint answers at {endpoint.url} ({type(error).__name__})"
+        ) from error
 
 
-async def _ask(client: openai.AsyncOpenAI, endpoint: Endpoint, model: str, question: Question) -> Reply:
+async def _ask(
+    client: openai.AsyncOpenAI, endpoint: Endpoint, model: str, question: Question
+) -> Reply:
     try:
         answer = await client.chat.completions.create(
             model=model,
@@ -86,7 +100,14 @@ async def _ask(client: openai.AsyncOpenAI, endpoint: Endpoint, model: str, quest
         return Reply(choice.message.content, None, choice.finish_reason)
     except openai.APIStatusError as error:
         return Reply(None, f"{error.status_code}: {str(error.message)[:300]}")
-    except (openai.OpenAIError, OSError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except (
+        openai.OpenAIError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as error:
         # the last four: the endpoint answered 200 with something that is no chat completion
         return Reply(None, f"{type(error).__name__}: {str(error)[:300]}")
 

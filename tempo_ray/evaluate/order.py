@@ -36,24 +36,33 @@ def table(scores: pa.Table) -> dict[str, dict[str, Any]]:
     rows = {}
     for name, chosen in groups(scores).items():
         accuracy = wilson(int(correct[chosen].sum()), int(chosen.sum()))
-        rows[name] = asdict(accuracy) | {"chance": float(chance[chosen].mean()), "unanswered": int(silent[chosen].sum())}
+        rows[name] = asdict(accuracy) | {
+            "chance": float(chance[chosen].mean()),
+            "unanswered": int(silent[chosen].sum()),
+        }
     return rows
 
 
-def compare_table(first: pa.Table, second: pa.Table, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+def compare_table(
+    first: pa.Table, second: pa.Table, resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
     """Group -> the paired difference, second minus first. Raises NotScores where the questions are not the same."""
     first, second = same_questions(first, second)
     one, other = (np.array(scores["correct"].to_pylist(), dtype=bool) for scores in (first, second))
     videos = np.array(first["video"].to_pylist())
     rows = {}
     for name, chosen in groups(first).items():
-        rows[name] = asdict(compare(one[chosen], other[chosen], videos[chosen].tolist(), resamples, seed))
+        rows[name] = asdict(
+            compare(one[chosen], other[chosen], videos[chosen].tolist(), resamples, seed)
+        )
     return rows
 
 
 def text_table(rows: dict[str, dict[str, Any]]) -> str:
     """The table of one model, for people."""
-    lines = [f"{'':14} {'accuracy':>8} {'95%':>15} {'chance':>7} {'questions':>9} {'unanswered':>10}"]
+    lines = [
+        f"{'':14} {'accuracy':>8} {'95%':>15} {'chance':>7} {'questions':>9} {'unanswered':>10}"
+    ]
     for name, row in rows.items():
         interval = f"{row['low']:.3f} to {row['high']:.3f}"
         lines.append(
@@ -66,7 +75,9 @@ def text_table(rows: dict[str, dict[str, Any]]) -> str:
 def text_comparison(rows: dict[str, dict[str, Any]], first: str, second: str) -> str:
     """The table of two models, for people."""
     width = max(8, len(first), len(second))
-    lines = [f"{'':14} {first:>{width}} {second:>{width}} {'difference':>10} {'95%':>17} {'p':>8} {'questions':>9}"]
+    lines = [
+        f"{'':14} {first:>{width}} {second:>{width}} {'difference':>10} {'95%':>17} {'p':>8} {'questions':>9}"
+    ]
     for name, row in rows.items():
         interval = f"{row['low']:+.3f} to {row['high']:+.3f}"
         lines.append(

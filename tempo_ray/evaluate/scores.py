@@ -51,7 +51,9 @@ class Asked:
 
 def score(asked: Asked, questions: Sequence[Question], replies: Sequence[Reply]) -> pa.Table:
     """One row a question, in their order."""
-    rows = [_row(asked, question, reply) for question, reply in zip(questions, replies, strict=True)]
+    rows = [
+        _row(asked, question, reply) for question, reply in zip(questions, replies, strict=True)
+    ]
     return pa.Table.from_pylist(rows, schema=SCORE)
 
 
@@ -101,6 +103,12 @@ def same_questions(first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Tabl
         one, other = first[column].to_pylist(), second[column].to_pylist()
         if one != other:
             ids = set(first["question_id"].to_pylist()) ^ set(second["question_id"].to_pylist())
-            what = f"{len(ids)} questions stand in one of them only" if ids else f"their {column} differs"
-            raise NotScores(f"the two files do not answer the same questions: {what}; ask both models the same file")
+            what = (
+                f"{len(ids)} questions stand in one of them only"
+                if ids
+                else f"their {column} differs"
+            )
+            raise NotScores(
+                f"the two files do not answer the same questions: {what}; ask both models the same file"
+            )
     return first, second

@@ -38,7 +38,9 @@ def wilson(right: int, questions: int) -> Accuracy:
     share = right / questions
     spread = Z95**2 / questions
     center = (share + spread / 2) / (1 + spread)
-    half = Z95 / (1 + spread) * math.sqrt(share * (1 - share) / questions + spread / (4 * questions))
+    half = (
+        Z95 / (1 + spread) * math.sqrt(share * (1 - share) / questions + spread / (4 * questions))
+    )
     return Accuracy(share, max(0.0, center - half), min(1.0, center + half), questions)
 
 
@@ -49,7 +51,9 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return min(1.0, 2 * tail / 2**disagree)
 
 
-def bootstrap_interval(differences: np.ndarray, clusters: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+def bootstrap_interval(
+    differences: np.ndarray, clusters: np.ndarray, resamples: int, seed: int
+) -> tuple[float, float]:
     """95% percentile interval of the mean of `differences` (questions,), whole clusters (questions,) drawn with replacement.
 
     The questions about one video share what the model saw of it, so videos are drawn, not questions.
@@ -67,7 +71,9 @@ def bootstrap_interval(differences: np.ndarray, clusters: np.ndarray, resamples:
     return float(low), float(high)
 
 
-def compare(first: Sequence[bool], second: Sequence[bool], videos: Sequence[str], resamples: int, seed: int) -> Difference:
+def compare(
+    first: Sequence[bool], second: Sequence[bool], videos: Sequence[str], resamples: int, seed: int
+) -> Difference:
     """Two models' answers to the same questions, in the same order; `videos` says which video each is about."""
     one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     low, high = bootstrap_interval(other - one, np.asarray(videos), resamples, seed)

@@ -18,9 +18,13 @@ def _hub_config(name: str) -> Path:
     try:
         return Path(hf_hub_download(name, "config.json"))
     except LocalEntryNotFoundError:
-        raise NotAModel(f"{name}: no such folder, and the model hub cannot be reached; name a model folder") from None
+        raise NotAModel(
+            f"{name}: no such folder, and the model hub cannot be reached; name a model folder"
+        ) from None
     except (EntryNotFoundError, HfHubHTTPError) as error:
-        raise NotAModel(f"{name}: no such folder, and not on the model hub ({str(error).splitlines()[0]})") from None
+        raise NotAModel(
+            f"{name}: no such folder, and not on the model hub ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def check_model(path: str) -> None:
@@ -31,23 +35,33 @@ def check_model(path: str) -> None:
         raise NotAModel(f"{path}: no such folder; name a model folder in the Hugging Face layout")
     config = folder / "config.json" if folder.exists() else _hub_config(path)
     if not config.is_file():
-        raise NotAModel(f"{path}: no config.json in it; name a model folder in the Hugging Face layout")
+        raise NotAModel(
+            f"{path}: no config.json in it; name a model folder in the Hugging Face layout"
+        )
     try:
         model_type = json.loads(config.read_text()).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise NotAModel(f"{config}: not a model config ({error})") from error
     if model_type not in SUPPORTED:
-        raise NotAModel(f"{path}: model_type {model_type} is not supported; use one of {', '.join(SUPPORTED)}")
+        raise NotAModel(
+            f"{path}: model_type {model_type} is not supported; use one of {', '.join(SUPPORTED)}"
+        )
     if folder.exists():
         _check_weights(folder)
         for what, names in _NEEDED.items():
             if not any((folder / name).is_file() for name in names):
-                raise NotAModel(f"{path}: no {what} in it ({' or '.join(names)}); copy the whole model folder")
+                raise NotAModel(
+                    f"{path}: no {what} in it ({' or '.join(names)}); copy the whole model folder"
+                )
 
 
 _NEEDED = {
     "tokenizer": ("tokenizer.json", "vocab.json"),
-    "processor": ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+    "processor": (
+        "processor_config.json",
+        "preprocessor_config.json",
+        "video_preprocessor_config.json",
+    ),
     "chat template": ("chat_template.jinja", "chat_template.json", "tokenizer_config.json"),
 }
 
@@ -59,10 +73,14 @@ def _check_weights(folder: Path) -> None:
     else:
         names = {file.name for file in folder.glob("*.safetensors")} - {"adapter_model.safetensors"}
     if not names:
-        raise NotAModel(f"{folder}: no *.safetensors of a whole model in it; only safetensors weights are loaded")
+        raise NotAModel(
+            f"{folder}: no *.safetensors of a whole model in it; only safetensors weights are loaded"
+        )
     for name in sorted(names):
         if not (folder / name).is_file():
-            raise NotAModel(f"{folder}: {name} is missing, which its index names; copy the whole model folder")
+            raise NotAModel(
+                f"{folder}: {name} is missing, which its index names; copy the whole model folder"
+            )
         if not _is_whole(folder / name):
             raise NotAModel(f"{folder / name}: no safetensors file, or cut off; copy it again")
 
@@ -77,8 +95,17 @@ def _header(file: Path) -> bytes:
 def _is_whole(file: Path) -> bool:
     header = _header(file)
     try:
-        ends = [one["data_offsets"][1] for name, one in json.loads(header).items() if name != "__metadata__"]
-    except (ValueError, AttributeError, KeyError, TypeError):  # other bytes, or JSON of something else
+        ends = [
+            one["data_offsets"][1]
+            for name, one in json.loads(header).items()
+            if name != "__metadata__"
+        ]
+    except (
+        ValueError,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ):  # other bytes, or JSON of something else
         return False
     return file.stat().st_size == 8 + len(header) + max(ends, default=0)
 

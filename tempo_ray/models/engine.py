@@ -60,7 +60,10 @@ def engine_kwargs(config: EngineConfig, cpu: bool) -> dict[str, Any]:
     if cpu:
         # In vLLM 0.32 a prompt that is computed in two steps ends a CPU engine when its request has a seed: the generator is
         # wound back by an offset, which CPU generators do not have. So a prompt is computed in one.
-        kwargs |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, config.max_model_len)}
+        kwargs |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(4096, config.max_model_len),
+        }
     return kwargs
 
 
@@ -105,7 +108,9 @@ class _Asked:
 class Engine:
     """One vLLM engine in a thread of its own. `generate` may be called from many threads: all their requests run together."""
 
-    def __init__(self, model: str, config: EngineConfig, sampling: SamplingConfig, threads: int | None = None) -> None:
+    def __init__(
+        self, model: str, config: EngineConfig, sampling: SamplingConfig, threads: int | None = None
+    ) -> None:
         set_environment(config)
         self.model = model
         self._sampling = sampling
@@ -115,7 +120,9 @@ class Engine:
         self._closing = False
         self._refusals: tuple[type[Exception], ...] = ()
         started: Future[Any] = Future()
-        self._thread = threading.Thread(target=self._run, args=(config, threads, started), name="engine", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(config, threads, started), name="engine", daemon=True
+        )
         self._thread.start()
         self._llm = started.result()
 
@@ -151,8 +158,12 @@ class Engine:
             try:
                 return answer.result(timeout=1.0)
             except TimeoutError:
-                if not self._thread.is_alive() and not answer.done():  # a request that was put after the thread had ended
-                    raise EngineDied(f"the engine has ended: {self._died or 'it was closed'}") from self._died
+                if (
+                    not self._thread.is_alive() and not answer.done()
+                ):  # a request that was put after the thread had ended
+                    raise EngineDied(
+                        f"the engine has ended: {self._died or 'it was closed'}"
+                    ) from self._died
 
     def counters(self) -> dict[str, float]:
         """vLLM's counters since the start, by name: `mm_cache_queries`, `mm_cache_hits`, `generation_tokens` ..."""
@@ -216,4 +227,9 @@ class Engine:
 
 def _completion(done: Any) -> Completion:
     said = done.outputs[0]
-    return Completion(said.text.strip(), len(done.prompt_token_ids or ()), len(said.token_ids), str(said.finish_reason))
+    return Completion(
+        said.text.strip(),
+        len(done.prompt_token_ids or ()),
+        len(said.token_ids),
+        str(said.finish_reason),
+    )

@@ -44,7 +44,9 @@ class Frames:
         return cls(pixels, _metadata(count, fps, list(range(count)), width, height))
 
 
-def _metadata(total: int, fps: float, indices: list[int], width: int, height: int) -> dict[str, Any]:
+def _metadata(
+    total: int, fps: float, indices: list[int], width: int, height: int
+) -> dict[str, Any]:
     return {
         "total_num_frames": total,
         "fps": float(fps),
@@ -80,7 +82,9 @@ def sample_indices(total: int, fps: float, config: FramesConfig, model_type: str
     return indices if len(indices) % 2 == 0 else [*indices, indices[-1]]
 
 
-def _read_decord(data: bytes, config: FramesConfig, model_type: str) -> tuple[np.ndarray, list[int], int, float]:
+def _read_decord(
+    data: bytes, config: FramesConfig, model_type: str
+) -> tuple[np.ndarray, list[int], int, float]:
     reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
     total, fps = len(reader), float(reader.get_avg_fps())
     if total < 1 or not math.isfinite(fps) or fps <= 0:
@@ -125,7 +129,9 @@ def picked(source: str | BinaryIO, indices: Sequence[int]) -> Iterator[tuple[int
                 return
 
 
-def _read_av(data: bytes, config: FramesConfig, model_type: str) -> tuple[np.ndarray, list[int], int, float]:
+def _read_av(
+    data: bytes, config: FramesConfig, model_type: str
+) -> tuple[np.ndarray, list[int], int, float]:
     with video_stream(io.BytesIO(data)) as (container, stream):
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         total = sum(1 for _ in container.decode(stream))

@@ -12,7 +12,9 @@ import numpy as np
 from transformers import PretrainedConfig
 
 
-def _grids(config: PretrainedConfig, grid_thw: np.ndarray, seconds_per_grid: Sequence[float] | None) -> list[np.ndarray]:
+def _grids(
+    config: PretrainedConfig, grid_thw: np.ndarray, seconds_per_grid: Sequence[float] | None
+) -> list[np.ndarray]:
     """For each run of video tokens, its positions relative to its start: (3, tokens)."""
     merge = config.vision_config.spatial_merge_size
     runs = []
@@ -52,7 +54,9 @@ def mrope_positions(
         start = cursor + int(ahead[0]) if len(ahead) else len(ids)
         end = start + run.shape[1]
         if end > len(ids) or not video[start:end].all():
-            raise ValueError(f"a video of {run.shape[1]} tokens is announced and {int(video[cursor:].sum())} stand there")
+            raise ValueError(
+                f"a video of {run.shape[1]} tokens is announced and {int(video[cursor:].sum())} stand there"
+            )
         positions[:, cursor:start] = np.arange(start - cursor) + following
         following += start - cursor
         positions[:, start:end] = run + following

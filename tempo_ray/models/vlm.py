@@ -46,10 +46,16 @@ def _limit(videos: Any, tokens: int) -> None:
     if all_frames_together:
         pixels = token * videos.temporal_patch_size * tokens
         videos.cap_pixels_per_frame = False
-        videos.size = {"shortest_edge": min(videos.size["shortest_edge"], pixels), "longest_edge": pixels}
+        videos.size = {
+            "shortest_edge": min(videos.size["shortest_edge"], pixels),
+            "longest_edge": pixels,
+        }
     else:
         videos.cap_pixels_per_frame, videos.max_video_tokens = True, math.ceil(tokens / 0.9)
-        videos.size = {"shortest_edge": token, "longest_edge": max(token, videos.size["longest_edge"])}
+        videos.size = {
+            "shortest_edge": token,
+            "longest_edge": max(token, videos.size["longest_edge"]),
+        }
 
 
 def load_model_config(path: str) -> PretrainedConfig:
@@ -58,7 +64,11 @@ def load_model_config(path: str) -> PretrainedConfig:
 
 def load_model(path: str, dtype: torch.dtype) -> PreTrainedModel:
     """Raises NotAModel where the files do not hold all of the model's weights; transformers would draw what is missing."""
-    given: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "output_loading_info": True}
+    given: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": "sdpa",
+        "output_loading_info": True,
+    }
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(path, **given)
     except SafetensorError as error:
@@ -66,18 +76,25 @@ def load_model(path: str, dtype: torch.dtype) -> PreTrainedModel:
     model, told = loaded
     wrong = sorted([*told["missing_keys"], *(str(one) for one in told["mismatched_keys"])])
     if wrong:
-        raise NotAModel(f"{path}: {len(wrong)} weights are missing or of another shape, {wrong[0]} for one")
+        raise NotAModel(
+            f"{path}: {len(wrong)} weights are missing or of another shape, {wrong[0]} for one"
+        )
     return model
 
 
 def user_message(parts: Sequence[str | None]) -> dict[str, Any]:
     """One user turn; None stands for a video, in the order of the frames given beside it."""
-    content = [{"type": "video"} if part is None else {"type": "text", "text": part} for part in parts]
+    content = [
+        {"type": "video"} if part is None else {"type": "text", "text": part} for part in parts
+    ]
     return {"role": "user", "content": content}
 
 
 def chat_text(
-    processor: Any, parts: Sequence[str | None], system: str | None = None, turns: Sequence[tuple[str, str]] = ()
+    processor: Any,
+    parts: Sequence[str | None],
+    system: str | None = None,
+    turns: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The prompt as text, up to where the assistant's answer begins; one placeholder a video. `turns` are the answer to what
     was asked and the next question, as often as there were any.
@@ -85,12 +102,16 @@ def chat_text(
     The markers round a Qwen3-VL video go: transformers 5.19 and vLLM 0.32 would leave them standing around the per-frame
     ones; the model's pre-training has the per-frame ones alone.
     """
-    messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    messages: list[dict[str, Any]] = (
+        [] if system is None else [{"role": "system", "content": system}]
+    )
     messages.append(user_message(parts))
     for answer, question in turns:
         messages += [{"role": "assistant", "content": answer}, user_message([question])]
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return text.replace(_VIDEO, "<|video_pad|>") if isinstance(processor, Qwen3VLProcessor) else text
+    return (
+        text.replace(_VIDEO, "<|video_pad|>") if isinstance(processor, Qwen3VLProcessor) else text
+    )
 
 
 @dataclass(frozen=True)
@@ -103,17 +124,32 @@ class Encoded:
     video_grid_thw: torch.Tensor | None
 
 
-def encode(processor: Any, config: PretrainedConfig, texts: Sequence[str], videos: Sequence[Sequence[Frames]]) -> list[Encoded]:
+def encode(
+    processor: Any,
+    config: PretrainedConfig,
+    texts: Sequence[str],
+    videos: Sequence[Sequence[Frames]],
+) -> list[Encoded]:
     """Texts from `chat_text` (an answer may follow), and the videos of each -> model input."""
     flat = [one for group in videos for one in group]
     kwargs: dict[str, Any] = {}
     if flat:
-        metadata = [one.metadata | {"frames_indices": list(one.metadata["frames_indices"])} for one in flat]
-        kwargs = {"videos": [one.pixels for one in flat], "video_metadata": metadata, "do_sample_frames": False}
+        metadata = [
+            one.metadata | {"frames_indices": list(one.metadata["frames_indices"])} for one in flat
+        ]
+        kwargs = {
+            "videos": [one.pixels for one in flat],
+            "video_metadata": metadata,
+            "do_sample_frames": False,
+        }
     out = processor(text=list(texts), **kwargs)
     grids = out["video_grid_thw"] if flat else None
     seconds = out.get("second_per_grid_ts")
-    patches = torch.split(out["pixel_values_videos"], grids.prod(-1).tolist()) if grids is not None else ()
+    patches = (
+        torch.split(out["pixel_values_videos"], grids.prod(-1).tolist())
+        if grids is not None
+        else ()
+    )
     encoded = []
     start = 0
     for ids, group in zip(out["input_ids"], videos, strict=True):

@@ -46,7 +46,9 @@ def table(facts: dict[str, Any]) -> str:
             f"{100 * row['chance']:11.1f}% {row['questions']:10d}"
         )
     seconds = facts["seconds"]["total"]
-    lines.append(f"\n{facts['videos']} videos -> {facts['pairs']} pairs, seed {facts['seed']}, {seconds / 60:.1f} minutes in all")
+    lines.append(
+        f"\n{facts['videos']} videos -> {facts['pairs']} pairs, seed {facts['seed']}, {seconds / 60:.1f} minutes in all"
+    )
     return "\n".join(lines)
 
 
@@ -54,7 +56,13 @@ def pick_pair(folder: Path) -> dict[str, Any]:
     """A pair whose rejected answer has the same number of events and a very different order."""
     rows = ds.dataset(folder, format="parquet").to_table().to_pylist()
     return max(
-        rows, key=lambda row: (row["perturbation"] != "drop", row["order_distance"], -row["text_distance"], row["pair_id"])
+        rows,
+        key=lambda row: (
+            row["perturbation"] != "drop",
+            row["order_distance"],
+            -row["text_distance"],
+            row["pair_id"],
+        ),
     )
 
 
@@ -63,7 +71,9 @@ def _filmstrip(axes: Any, pair: dict[str, Any], videos: Path) -> None:
     pixels = read_frames(uri, FramesConfig(), "qwen2_5_vl").pixels
     gap = np.full((pixels.shape[1], 3, 3), 255, np.uint8)
     axes.imshow(np.concatenate([part for frame in pixels for part in (frame, gap)], axis=1))
-    axes.set_title(f"{Path(uri).name}: two frames a second, read from the left", loc="left", fontsize=10)
+    axes.set_title(
+        f"{Path(uri).name}: two frames a second, read from the left", loc="left", fontsize=10
+    )
     axes.axis("off")
 
 
@@ -82,7 +92,15 @@ def _texts(axes: Any, pair: dict[str, Any]) -> None:
     for head, text, color in blocks:
         wrapped = textwrap.wrap(text, 128)
         axes.text(0, height, head, fontsize=9, color="#57606a", va="top")
-        axes.text(0, height - 0.11, "\n".join(wrapped), fontsize=10, color=color, va="top", family="monospace")
+        axes.text(
+            0,
+            height - 0.11,
+            "\n".join(wrapped),
+            fontsize=10,
+            color=color,
+            va="top",
+            family="monospace",
+        )
         height -= 0.2 + 0.12 * len(wrapped)
     axes.axis("off")
 
@@ -90,12 +108,17 @@ def _texts(axes: Any, pair: dict[str, Any]) -> None:
 def _scores(axes: Any, facts: dict[str, Any]) -> None:
     keys = list(NAMES)
     where = np.arange(len(keys))
-    for offset, name, color, label in ((-0.2, "sft", SFT, "SFT"), (0.2, "tempo", TEMPO, "TEMPO + SFT")):
+    for offset, name, color, label in (
+        (-0.2, "sft", SFT, "SFT"),
+        (0.2, "tempo", TEMPO, "TEMPO + SFT"),
+    ):
         values = [100 * facts["accuracy"][key][name] for key in keys]
         bars = axes.bar(where + offset, values, 0.38, color=color, label=label)
         axes.bar_label(bars, fmt="%.0f%%", fontsize=9)
     chance = [100 * facts["accuracy"][key]["chance"] for key in keys]
-    axes.hlines(chance, where - 0.42, where + 0.42, colors="black", linestyles="dotted", label="blind guess")
+    axes.hlines(
+        chance, where - 0.42, where + 0.42, colors="black", linestyles="dotted", label="blind guess"
+    )
     names = []
     for key in keys:
         row = facts["accuracy"][key]
@@ -107,13 +130,19 @@ def _scores(axes: Any, facts: dict[str, Any]) -> None:
     axes.set_ylabel("right answers, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left", ncols=3, fontsize=9)
-    axes.set_title("same questions to both models; difference in points with its 95% interval", loc="left", fontsize=10)
+    axes.set_title(
+        "same questions to both models; difference in points with its 95% interval",
+        loc="left",
+        fontsize=10,
+    )
 
 
 def draw_summary(facts: dict[str, Any], videos: Path, pairs: Path, file: Path) -> None:
     """One PNG: a video, what was chosen and rejected about it, and what the model learnt from such pairs."""
     pair = pick_pair(pairs)
-    figure, axes = pyplot.subplots(3, 1, figsize=(12, 8.6), height_ratios=(1.1, 2.2, 3.2), layout="constrained")
+    figure, axes = pyplot.subplots(
+        3, 1, figsize=(12, 8.6), height_ratios=(1.1, 2.2, 3.2), layout="constrained"
+    )
     _filmstrip(axes[0], pair, videos)
     _texts(axes[1], pair)
     _scores(axes[2], facts)

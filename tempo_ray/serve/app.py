@@ -15,7 +15,10 @@ from fastapi.responses import JSONResponse
 from ray import serve
 from ray.exceptions import RayError
 from ray.llm._internal.common.callbacks.base import CallbackBase
-from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException, to_model_metadata
+from ray.llm._internal.serve.core.configs.openai_api_models import (
+    OpenAIHTTPException,
+    to_model_metadata,
+)
 from ray.llm._internal.serve.core.ingress.ingress import init
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.deployment import Application
@@ -55,8 +58,12 @@ class InProcessEngine(VLLMEngine):
         know_architectures(engine.actual_hf_model_id)
         return super()._prepare_engine_config(callback_ctx)
 
-    def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
-        return start_in_process(vllm_engine_config, not vllm_engine_args.disable_log_stats, [RayPrometheusStatLogger])
+    def _start_async_llm_engine(
+        self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any
+    ) -> Any:
+        return start_in_process(
+            vllm_engine_config, not vllm_engine_args.disable_log_stats, [RayPrometheusStatLogger]
+        )
 
 
 class Server(LLMServer):
@@ -76,7 +83,10 @@ class Ingress(OpenAiIngress):
         names = list(self._model_cards)
         well = await asyncio.gather(*(self._well(name) for name in names))
         down = [name for name, fine in zip(names, well, strict=True) if not fine]
-        return JSONResponse({"status": "down" if down else "ok", "models": names, "down": down}, 503 if down else 200)
+        return JSONResponse(
+            {"status": "down" if down else "ok", "models": names, "down": down},
+            503 if down else 200,
+        )
 
     async def _well(self, name: str) -> bool:
         try:
@@ -104,7 +114,13 @@ def serving_kwargs(config: ServeConfig) -> dict[str, Any]:
     frames = config.frames
     return {
         "limit_mm_per_prompt": {"video": config.guard.max_videos, "image": config.guard.max_videos},
-        "media_io_kwargs": {"video": {"fps": frames.fps, "min_frames": frames.min_frames, "max_frames": frames.max_frames}},
+        "media_io_kwargs": {
+            "video": {
+                "fps": frames.fps,
+                "min_frames": frames.min_frames,
+                "max_frames": frames.max_frames,
+            }
+        },
         # vLLM's loader has sampled; where it took every frame of a video, Qwen3-VL's processor would sample again at 2 fps
         "mm_processor_kwargs": {"videos_kwargs": {"do_sample_frames": False}},
         # the guard fetches; nothing that slips by it is ever fetched by the engine
@@ -113,11 +129,17 @@ def serving_kwargs(config: ServeConfig) -> dict[str, Any]:
 
 
 def _environment(config: ServeConfig, local: bool) -> dict[str, str]:
-    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")}
+    variables = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+    }
     if local:
         variables["HF_HUB_OFFLINE"] = "1"
     if config.device == "cpu":
-        variables |= {"OMP_NUM_THREADS": str(max(1, int(config.cpus))), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        variables |= {
+            "OMP_NUM_THREADS": str(max(1, int(config.cpus))),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        }
     if config.engine.in_process:
         variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return variables
@@ -129,7 +151,10 @@ def llm_config(config: ServeConfig, model: ServedModel) -> LLMConfig:
     scale = config.autoscale
     bundle = {"CPU": config.cpus} | ({"GPU": 1} if config.device == "gpu" else {})
     return LLMConfig(
-        model_loading_config={"model_id": model.name, "model_source": str(Path(model.path).resolve()) if local else model.path},
+        model_loading_config={
+            "model_id": model.name,
+            "model_source": str(Path(model.path).resolve()) if local else model.path,
+        },
         engine_kwargs=engine_kwargs(config.engine, config.device == "cpu")
         | serving_kwargs(config)
         | {"chat_template": chat_template(model.path)},
@@ -139,7 +164,9 @@ def llm_config(config: ServeConfig, model: ServedModel) -> LLMConfig:
             "ray_actor_options": {"num_cpus": 0},
             # ray.serve.llm's own target is 1e9 requests: it would never scale
             "autoscaling_config": scale.model_dump(),
-            "max_ongoing_requests": max(2 * scale.target_ongoing_requests, config.engine.max_num_seqs),
+            "max_ongoing_requests": max(
+                2 * scale.target_ongoing_requests, config.engine.max_num_seqs
+            ),
             "health_check_timeout_s": 60.0,
             # a model that does not load does not load the third time either
             "max_constructor_retry_count": scale.min_replicas,
@@ -178,10 +205,16 @@ def build_app(config: ServeConfig) -> Application:
 def application(config: ServeConfig, token: bytes | None) -> Application:
     """`token` is the digest of the one that opens the endpoint."""
     llms = {model.name: llm_config(config, model) for model in config.models}
-    settings = {"frames": config.frames.model_dump(), "engine": config.engine.model_dump(), "config_hash": config.hash()}
+    settings = {
+        "frames": config.frames.model_dump(),
+        "engine": config.engine.model_dump(),
+        "config_hash": config.hash(),
+    }
     cards = {
         model.name: to_model_metadata(
-            model.name, llms[model.name], overrides={"tempo_ray": settings | {"model_hash": model_hash(model.path)}}
+            model.name,
+            llms[model.name],
+            overrides={"tempo_ray": settings | {"model_hash": model_hash(model.path)}},
         )
         for model in config.models
     }

@@ -29,9 +29,21 @@ logger = logging.getLogger(__name__)
 class Core(EngineCoreProc):
     """The engine core, told where its client listens instead of asking for it."""
 
-    def __init__(self, config: VllmConfig, executor: type[Executor], log_stats: bool, client: EngineZmqAddresses) -> None:
+    def __init__(
+        self,
+        config: VllmConfig,
+        executor: type[Executor],
+        log_stats: bool,
+        client: EngineZmqAddresses,
+    ) -> None:
         self._client = client
-        super().__init__(config, local_client=True, handshake_address="", executor_class=executor, log_stats=log_stats)
+        super().__init__(
+            config,
+            local_client=True,
+            handshake_address="",
+            executor_class=executor,
+            log_stats=log_stats,
+        )
 
     @contextmanager
     def _perform_handshakes(self, *_: Any) -> Iterator[EngineZmqAddresses]:

@@ -22,7 +22,9 @@ class Refusal(Exception):
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the open internet. Addresses that carry another inside them are not."""
     ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip in NAT64):
+    if isinstance(ip, ipaddress.IPv6Address) and (
+        ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip in NAT64
+    ):
         return False
     return ip.is_global and not ip.is_multicast
 
@@ -54,7 +56,9 @@ async def fetch_public(url: str, limit: int, timeout_s: float) -> str:
             address = await resolve_public(parsed.host, port)
             return await _download(parsed, address, port, limit)
     except (TimeoutError, httpx.HTTPError) as error:
-        raise Refusal(400, f"{parsed.host}: could not be fetched ({type(error).__name__})") from error
+        raise Refusal(
+            400, f"{parsed.host}: could not be fetched ({type(error).__name__})"
+        ) from error
 
 
 async def _download(url: httpx.URL, address: str, port: int, limit: int) -> str:
@@ -66,7 +70,10 @@ async def _download(url: httpx.URL, address: str, port: int, limit: int) -> str:
         client.stream("GET", pinned, headers=headers, extensions=extensions) as response,
     ):
         if response.status_code != 200:
-            raise Refusal(400, f"{url.host} answered {response.status_code}; name the file itself, redirects are not followed")
+            raise Refusal(
+                400,
+                f"{url.host} answered {response.status_code}; name the file itself, redirects are not followed",
+            )
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         data = bytearray()
         async for chunk in response.aiter_bytes():

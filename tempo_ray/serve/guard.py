@@ -52,7 +52,9 @@ def is_loopback(host: str) -> bool:
 def check_exposure(host: str, token: str | None) -> None:
     """Raises BadInput where others could reach the endpoint and no token stops them."""
     if token is None and not is_loopback(host):
-        raise BadInput(f"host={host} can be reached from other machines: set {TOKEN_VARIABLE} to a secret, or host=127.0.0.1")
+        raise BadInput(
+            f"host={host} can be reached from other machines: set {TOKEN_VARIABLE} to a secret, or host=127.0.0.1"
+        )
 
 
 class Guard:
@@ -69,7 +71,10 @@ class Guard:
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         try:
-            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+            headers = {
+                name.decode("latin-1").lower(): value.decode("latin-1")
+                for name, value in scope["headers"]
+            }
             self._admit(scope, headers)
             if scope["method"] == "POST":
                 body = await self._read(headers, receive)
@@ -86,7 +91,10 @@ class Guard:
             # A page of another site can make a browser on this machine send requests here, under its own host name.
             peer = scope["client"][0] if scope.get("client") else ""
             if not is_loopback(peer) or not is_loopback(headers.get("host", "")):
-                raise Refusal(403, f"this endpoint has no token and answers this machine only; set {TOKEN_VARIABLE} to open it")
+                raise Refusal(
+                    403,
+                    f"this endpoint has no token and answers this machine only; set {TOKEN_VARIABLE} to open it",
+                )
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         shown = hashlib.sha256(given.strip().encode("latin-1")).digest()
@@ -95,7 +103,9 @@ class Guard:
 
     async def _read(self, headers: dict[str, str], receive: Receive) -> bytes:
         limit = self._config.max_body_bytes
-        too_large = Refusal(413, f"the request is larger than {limit} bytes; send a shorter or smaller video")
+        too_large = Refusal(
+            413, f"the request is larger than {limit} bytes; send a shorter or smaller video"
+        )
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > limit:
             raise too_large
@@ -153,21 +163,37 @@ def _media(part: Any) -> dict[str, Any] | None:
     if kind == "text" and part.keys() <= {"type", "text"}:
         return None
     if kind not in MEDIA or part.keys() != {"type", kind}:
-        raise Refusal(400, 'a content part is {"type": "text", "text": ...} or {"type": "video_url", "video_url": {"url": ...}}')
+        raise Refusal(
+            400,
+            'a content part is {"type": "text", "text": ...} or {"type": "video_url", "video_url": {"url": ...}}',
+        )
     holder = part[kind]
-    if not isinstance(holder, dict) or not isinstance(holder.get("url"), str) or not holder.keys() <= {"url", "detail"}:
+    if (
+        not isinstance(holder, dict)
+        or not isinstance(holder.get("url"), str)
+        or not holder.keys() <= {"url", "detail"}
+    ):
         raise Refusal(400, f'{kind} is {{"url": "data:{MEDIA[kind]}/...;base64,..."}}')
     scheme = holder["url"][:8].partition(":")[0].lower()
     if scheme not in ("data", "http", "https"):
-        raise Refusal(400, f"{kind}: {scheme or 'such'} addresses are not opened; send a data: URL or a public http(s) address")
-    if scheme == "data" and ((match := DATA_URL.match(holder["url"])) is None or match[1].lower() != MEDIA[kind]):
+        raise Refusal(
+            400,
+            f"{kind}: {scheme or 'such'} addresses are not opened; send a data: URL or a public http(s) address",
+        )
+    if scheme == "data" and (
+        (match := DATA_URL.match(holder["url"])) is None or match[1].lower() != MEDIA[kind]
+    ):
         raise Refusal(400, f"{kind}: not a data:{MEDIA[kind]}/...;base64,... URL")
     return holder
 
 
 def _with_body(scope: Scope, body: bytes, receive: Receive) -> tuple[Scope, Receive]:
     """The request with this body. After it, `receive` is the client's again, so that its leaving is seen."""
-    kept = [(name, value) for name, value in scope["headers"] if name.lower() not in (b"content-length", b"transfer-encoding")]
+    kept = [
+        (name, value)
+        for name, value in scope["headers"]
+        if name.lower() not in (b"content-length", b"transfer-encoding")
+    ]
     waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> dict[str, Any]:

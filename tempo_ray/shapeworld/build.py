@@ -33,7 +33,15 @@ from tempo_ray.shapeworld import language, story
 Family = Literal["qwen2_5_vl", "qwen3_vl"]
 FAMILIES: tuple[Family, ...] = ("qwen2_5_vl", "qwen3_vl")
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
 CONTEXT = 4096
 PATCH, MERGE = 16, 2
 
@@ -51,8 +59,16 @@ def _corpus() -> list[str]:
     """Enough of everything that is ever said in ShapeWorld."""
     rng = np.random.default_rng(0)
     lines = list(prompts.SHAPEWORLD.describe) * 20
-    lines += [prompts.SHAPEWORLD.first_clip, prompts.SHAPEWORLD.next_clip, prompts.SHAPEWORLD.whole_from_clips] * 20
-    lines += ["<0.2 seconds> <1.5 seconds> 0 1 2 3 4 5 6 7 8 9", "user\nassistant\nsystem\n", prompts.CAPTION_MARK] * 20
+    lines += [
+        prompts.SHAPEWORLD.first_clip,
+        prompts.SHAPEWORLD.next_clip,
+        prompts.SHAPEWORLD.whole_from_clips,
+    ] * 20
+    lines += [
+        "<0.2 seconds> <1.5 seconds> 0 1 2 3 4 5 6 7 8 9",
+        "user\nassistant\nsystem\n",
+        prompts.CAPTION_MARK,
+    ] * 20
     for index in range(1500):
         drawn = story.draw_story(rng, int(rng.integers(4, 12)))
         lines.append(language.caption(drawn.events, index))
@@ -69,7 +85,9 @@ def make_tokenizer() -> Qwen2Tokenizer:
     bpe.pre_tokenizer = stock._tokenizer.pre_tokenizer
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1024 - len(SPECIAL), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+        vocab_size=1024 - len(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
     bpe.train_from_iterator(_corpus(), trainer)
     learned = json.loads(bpe.to_str())["model"]
@@ -86,7 +104,9 @@ def make_tokenizer() -> Qwen2Tokenizer:
             "vision_end_token": "<|vision_end|>",
         },
     )
-    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL}, replace_extra_special_tokens=False)
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": SPECIAL}, replace_extra_special_tokens=False
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
@@ -98,7 +118,9 @@ def make_processor(family: Family, tokenizer: Qwen2Tokenizer) -> ProcessorMixin:
     if family == "qwen2_5_vl":
         image = Qwen2VLImageProcessor(size=size, **shared)
         video = Qwen2VLVideoProcessor(
-            size={"shortest_edge": side * side, "longest_edge": 64 * 64}, cap_pixels_per_frame=False, **shared
+            size={"shortest_edge": side * side, "longest_edge": 64 * 64},
+            cap_pixels_per_frame=False,
+            **shared,
         )
         return Qwen2_5_VLProcessor(image, tokenizer, video, chat_template=CHAT_TEMPLATE)
     # Qwen3-VL's own mean and std; vLLM normalises videos by those of the image processor
@@ -113,7 +135,9 @@ def make_processor(family: Family, tokenizer: Qwen2Tokenizer) -> ProcessorMixin:
     return Qwen3VLProcessor(image, tokenizer, all_frames, chat_template=CHAT_TEMPLATE)
 
 
-def make_model(family: Family, tokenizer: Qwen2Tokenizer, hidden: int = 192, layers: int = 4) -> PreTrainedModel:
+def make_model(
+    family: Family, tokenizer: Qwen2Tokenizer, hidden: int = 192, layers: int = 4
+) -> PreTrainedModel:
     def token(name: str) -> Any:
         return tokenizer.convert_tokens_to_ids(name)
 
@@ -147,12 +171,24 @@ def make_model(family: Family, tokenizer: Qwen2Tokenizer, hidden: int = 192, lay
     }
     if family == "qwen2_5_vl":
         rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [8, 12, 12]}
-        seen = vision | {"fullatt_block_indexes": [0, 1, 2], "window_size": 64, "tokens_per_second": 2}
+        seen = vision | {
+            "fullatt_block_indexes": [0, 1, 2],
+            "window_size": 64,
+            "tokens_per_second": 2,
+        }
         config = Qwen2_5_VLConfig(
-            text_config=text | {"rope_parameters": rope}, vision_config=seen, tie_word_embeddings=True, **ids
+            text_config=text | {"rope_parameters": rope},
+            vision_config=seen,
+            tie_word_embeddings=True,
+            **ids,
         )
         return Qwen2_5_VLForConditionalGeneration(config)
-    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [12, 10, 10], "mrope_interleaved": True}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 10_000.0,
+        "mrope_section": [12, 10, 10],
+        "mrope_interleaved": True,
+    }
     seen = vision | {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 256}
     interleaved = Qwen3VLConfig(
         text_config=text | {"rope_parameters": rope, "head_dim": 64},
@@ -163,13 +199,20 @@ def make_model(family: Family, tokenizer: Qwen2Tokenizer, hidden: int = 192, lay
     return Qwen3VLForConditionalGeneration(interleaved)
 
 
-def save(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+def save(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    folder: Path,
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
     """The whole folder: weights, processor, generation config, and which prompts the model is asked with."""
     torch.nn.Module.to(model, dtype)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     tokenizer = processor.tokenizer
-    GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
+    GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    ).save_pretrained(folder)
     (folder / "tempo_ray.json").write_text(json.dumps({"prompts": "shapeworld"}) + "\n")
 
 

@@ -19,7 +19,9 @@ def draw(config: MakeShapeworldConfig, index: int) -> Story:
     """The story of one video; it depends on (seed, split, index) and the world alone."""
     rng = story_rng(config.seed, config.split, index)
     low, high = config.world.shots
-    return draw_split(rng, config.split, int(rng.integers(low, high + 1)), config.world.shot_seconds)
+    return draw_split(
+        rng, config.split, int(rng.integers(low, high + 1)), config.world.shot_seconds
+    )
 
 
 def make_video(config: MakeShapeworldConfig, index: int) -> dict[str, Any]:
@@ -58,7 +60,9 @@ def questions_of(config: MakeShapeworldConfig, index: int) -> list[dict[str, Any
 def instructions_of(config: MakeShapeworldConfig, index: int) -> list[dict[str, Any]]:
     """Instruction data about one video, in the LLaVA layout."""
     rng = story_rng(config.seed + 2, config.split, index)
-    asked = language.ask(draw(config, index), rng, config.instructions_per_video, config.order_share)
+    asked = language.ask(
+        draw(config, index), rng, config.instructions_per_video, config.order_share
+    )
     name = video_name(config, index)
     return [
         {

@@ -16,7 +16,12 @@ from tempo_ray.shapeworld.pretrain import Example, Tasks
 from tempo_ray.shapeworld.story import COLORS, SHAPES
 
 ENGINE = EngineConfig(
-    dtype="float32", max_model_len=2048, max_num_seqs=64, kv_cache_bytes=300_000_000, enforce_eager=True, in_process=True
+    dtype="float32",
+    max_model_len=2048,
+    max_num_seqs=64,
+    kv_cache_bytes=300_000_000,
+    enforce_eager=True,
+    in_process=True,
 )
 _EVENT = re.compile(rf"an? ((?:{'|'.join(COLORS)}) (?:{'|'.join(SHAPES)}) [a-z ]+?)(?=[.,;]|$)")
 
@@ -52,32 +57,51 @@ def examine(folder: Path, stories: int = 200, seed: int = 0) -> dict[str, Any]:
     def asked(name: str, engine: Engine) -> tuple[list[Example], list[str]]:
         rng = np.random.default_rng(seed)
         examples = [getattr(tasks, name)(rng) for _ in range(stories)]
-        requests = [Request(tuple(one.parts), tuple(one.videos), 160, number) for number, one in enumerate(examples)]
+        requests = [
+            Request(tuple(one.parts), tuple(one.videos), 160, number)
+            for number, one in enumerate(examples)
+        ]
         return examples, [done.text for done in completions(engine.generate(requests))]
 
     figures: dict[str, Any] = {"stories": stories}
     for name in ("first_clip", "next_clip"):
         examples, texts = asked(name, greedy)
-        rows = [_attributes(read_caption(text), one.answer) for one, text in zip(examples, texts, strict=True)]
-        figures[name] = dict(zip(("colour", "shape", "deed"), np.mean(rows, axis=0).round(4).tolist(), strict=True))
+        rows = [
+            _attributes(read_caption(text), one.answer)
+            for one, text in zip(examples, texts, strict=True)
+        ]
+        figures[name] = dict(
+            zip(("colour", "shape", "deed"), np.mean(rows, axis=0).round(4).tolist(), strict=True)
+        )
     for name in ("from_captions", "from_clips", "from_video"):
         figures[name] = _told(*asked(name, greedy))
     for name in ("text_question", "clips_question", "video_question", "content_question"):
         examples, texts = asked(name, greedy)
-        figures[name] = round(float(np.mean([text == one.answer for one, text in zip(examples, texts, strict=True)])), 4)
+        figures[name] = round(
+            float(np.mean([text == one.answer for one, text in zip(examples, texts, strict=True)])),
+            4,
+        )
     greedy.close()
     sampling = Engine(str(folder), ENGINE, SamplingConfig())
-    figures["from_video_sampled"] = _told(*asked("from_video", sampling)) | {"temperature": SamplingConfig().temperature}
+    figures["from_video_sampled"] = _told(*asked("from_video", sampling)) | {
+        "temperature": SamplingConfig().temperature
+    }
     sampling.close()
     return figures
 
 
 def _told(examples: Sequence[Example], texts: Sequence[str]) -> dict[str, float]:
     """How many of the true events the texts name, how many pairs of them in the right order, and how many texts tell all."""
-    told = [(events_in(text), events_in(one.answer)) for one, text in zip(examples, texts, strict=True)]
+    told = [
+        (events_in(text), events_in(one.answer)) for one, text in zip(examples, texts, strict=True)
+    ]
     right, pairs = np.sum([pairs_in_order(said, true) for said, true in told], axis=0)
     return {
-        "events_named": round(sum(len(set(said) & set(true)) for said, true in told) / sum(len(true) for _, true in told), 4),
+        "events_named": round(
+            sum(len(set(said) & set(true)) for said, true in told)
+            / sum(len(true) for _, true in told),
+            4,
+        ),
         "pairs_in_order": round(float(right / max(1, pairs)), 4),
         "all_events_in_order": round(float(np.mean([said == true for said, true in told])), 4),
     }

@@ -43,45 +43,86 @@ def caption(events: Sequence[Event], phrasing: int) -> str:
     if phrasing % 3 == 0:
         return f"First {first}, " + "".join(f"then {one}, " for one in middle) + f"finally {last}."
     if phrasing % 3 == 1:
-        return f"It begins when {first}. " + "".join(f"Next {one}. " for one in middle) + f"It ends when {last}."
-    return f"At the start {first}; " + "".join(f"after that {one}; " for one in middle) + f"at the end {last}."
+        return (
+            f"It begins when {first}. "
+            + "".join(f"Next {one}. " for one in middle)
+            + f"It ends when {last}."
+        )
+    return (
+        f"At the start {first}; "
+        + "".join(f"after that {one}; " for one in middle)
+        + f"at the end {last}."
+    )
 
 
 def _pick(rng: np.random.Generator, items: Sequence, count: int) -> list:
     return [items[index] for index in rng.permutation(len(items))[:count]]
 
 
-def _choice(kind: str, needs: Needs, text: str, answer: str, wrong: Sequence[str], rng: np.random.Generator) -> Question:
+def _choice(
+    kind: str, needs: Needs, text: str, answer: str, wrong: Sequence[str], rng: np.random.Generator
+) -> Question:
     options = tuple(_pick(rng, [answer, *wrong], len(wrong) + 1))
-    lines = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCDEFGH", options, strict=False))
+    lines = "".join(
+        f"\n{letter}. {option}" for letter, option in zip("ABCDEFGH", options, strict=False)
+    )
     return Question(kind, needs, text + lines, options, answer)
 
 
-def _others(events: Sequence[Event], answer: int, banned: Sequence[int], rng: np.random.Generator) -> list[str]:
+def _others(
+    events: Sequence[Event], answer: int, banned: Sequence[int], rng: np.random.Generator
+) -> list[str]:
     """Up to three other events of the same video."""
-    rest = [event.text() for index, event in enumerate(events) if index != answer and index not in banned]
+    rest = [
+        event.text()
+        for index, event in enumerate(events)
+        if index != answer and index not in banned
+    ]
     return _pick(rng, rest, 3)
 
 
 def ask_first(events: Sequence[Event], rng: np.random.Generator) -> Question:
-    return _choice("first", "order", "What happens first?", events[0].text(), _others(events, 0, (), rng), rng)
+    return _choice(
+        "first", "order", "What happens first?", events[0].text(), _others(events, 0, (), rng), rng
+    )
 
 
 def ask_last(events: Sequence[Event], rng: np.random.Generator) -> Question:
     last = len(events) - 1
-    return _choice("last", "order", "What happens last?", events[last].text(), _others(events, last, (), rng), rng)
+    return _choice(
+        "last",
+        "order",
+        "What happens last?",
+        events[last].text(),
+        _others(events, last, (), rng),
+        rng,
+    )
 
 
 def ask_after(events: Sequence[Event], rng: np.random.Generator) -> Question:
     index = int(rng.integers(len(events) - 1))
     text = f"What happens right after {events[index].text()}?"
-    return _choice("after", "order", text, events[index + 1].text(), _others(events, index + 1, (index,), rng), rng)
+    return _choice(
+        "after",
+        "order",
+        text,
+        events[index + 1].text(),
+        _others(events, index + 1, (index,), rng),
+        rng,
+    )
 
 
 def ask_before(events: Sequence[Event], rng: np.random.Generator) -> Question:
     index = int(rng.integers(1, len(events)))
     text = f"What happens right before {events[index].text()}?"
-    return _choice("before", "order", text, events[index - 1].text(), _others(events, index - 1, (index,), rng), rng)
+    return _choice(
+        "before",
+        "order",
+        text,
+        events[index - 1].text(),
+        _others(events, index - 1, (index,), rng),
+        rng,
+    )
 
 
 def ask_yes_no(events: Sequence[Event], rng: np.random.Generator) -> Question:
@@ -89,7 +130,9 @@ def ask_yes_no(events: Sequence[Event], rng: np.random.Generator) -> Question:
     yes = bool(rng.integers(2))
     one, other = (early, late) if yes else (late, early)
     text = f"Is it true that {events[one].text()} before {events[other].text()}?"
-    return Question("yes_no", "order", f"{text} Answer yes or no.", ("yes", "no"), "yes" if yes else "no")
+    return Question(
+        "yes_no", "order", f"{text} Answer yes or no.", ("yes", "no"), "yes" if yes else "no"
+    )
 
 
 def ask_caption(events: Sequence[Event], rng: np.random.Generator) -> Question:
@@ -116,7 +159,9 @@ def ask_direction(events: Sequence[Event], rng: np.random.Generator) -> Question
         return None
     event = _pick(rng, movers, 1)[0]
     wrong = [name for name in DIRECTIONS if name != event.detail]
-    return _choice("direction", "motion", f"Which way does the {event.thing} move?", event.detail, wrong, rng)
+    return _choice(
+        "direction", "motion", f"Which way does the {event.thing} move?", event.detail, wrong, rng
+    )
 
 
 def ask_speed(events: Sequence[Event], rng: np.random.Generator) -> Question | None:
@@ -134,15 +179,21 @@ def ask_change(events: Sequence[Event], rng: np.random.Generator) -> Question | 
         return None
     event = _pick(rng, turners, 1)[0]
     wrong = _pick(rng, [name for name in COLORS if name not in (event.color, event.detail)], 3)
-    return _choice("change", "motion", f"What does the {event.thing} turn?", event.detail, wrong, rng)
+    return _choice(
+        "change", "motion", f"What does the {event.thing} turn?", event.detail, wrong, rng
+    )
 
 
 def ask_presence(events: Sequence[Event], rng: np.random.Generator) -> Question:
     """Which thing is in the video at all; the only question that one frame can answer."""
     seen = {event.thing for event in events}
-    absent = [thing for color in COLORS for shape in SHAPES if (thing := f"{color} {shape}") not in seen]
+    absent = [
+        thing for color in COLORS for shape in SHAPES if (thing := f"{color} {shape}") not in seen
+    ]
     there = _pick(rng, sorted(seen), 1)[0]
-    return _choice("presence", "none", "Which of these is in the video?", there, _pick(rng, absent, 3), rng)
+    return _choice(
+        "presence", "none", "Which of these is in the video?", there, _pick(rng, absent, 3), rng
+    )
 
 
 def ask_count(events: Sequence[Event], rng: np.random.Generator) -> Question:

@@ -79,10 +79,15 @@ def video_frames(story: Story, model_type: str, rng: np.random.Generator) -> Fra
     indices = sample_indices(total, FPS, FramesConfig(), model_type)
     pixels = np.stack([_as_seen(frame_at(story, index, FPS, SIDE, SIDE), rng) for index in indices])
     metadata = Frames.presented(pixels, FPS).metadata
-    return Frames(pixels, metadata | {"total_num_frames": total, "frames_indices": indices, "duration": total / FPS})
+    return Frames(
+        pixels,
+        metadata | {"total_num_frames": total, "frames_indices": indices, "duration": total / FPS},
+    )
 
 
-def _message(parts: list[Part], show: Callable[[tuple[int, ...]], Frames]) -> tuple[list[str | None], list[Frames]]:
+def _message(
+    parts: list[Part], show: Callable[[tuple[int, ...]], Frames]
+) -> tuple[list[str | None], list[Frames]]:
     return (
         [part if isinstance(part, str) else None for part in parts],
         [show(part.clips) for part in parts if isinstance(part, Show)],
@@ -95,7 +100,10 @@ def _story(rng: np.random.Generator, split: Split, low: int, high: int) -> Story
 
 def _lines(story: Story) -> str:
     """The story in words: its events in order, numbered, one a line."""
-    return "".join(f"{number}. {language.caption_event(event)}\n" for number, event in enumerate(story.events, 1))
+    return "".join(
+        f"{number}. {language.caption_event(event)}\n"
+        for number, event in enumerate(story.events, 1)
+    )
 
 
 class Tasks:
@@ -113,19 +121,27 @@ class Tasks:
 
     def next_clip(self, rng: np.random.Generator) -> Example:
         shots = _story(rng, self.split, 2, 2).shots
-        parts, videos = _message(SHAPEWORLD.caption_next_clip(0, 1), lambda clips: clip_frames(shots[clips[0]], rng))
+        parts, videos = _message(
+            SHAPEWORLD.caption_next_clip(0, 1), lambda clips: clip_frames(shots[clips[0]], rng)
+        )
         event = shots[1].event
-        return Example(parts, videos, f"The {event.thing} is new. Caption: {language.caption_event(event)}")
+        return Example(
+            parts, videos, f"The {event.thing} is new. Caption: {language.caption_event(event)}"
+        )
 
     def from_captions(self, rng: np.random.Generator, most: int = 7) -> Example:
         events = _story(rng, self.split, 1, most).events
-        parts, videos = _message(SHAPEWORLD.whole_by_caption([language.caption_event(event) for event in events]), lambda _: None)  # type: ignore[arg-type,return-value]
+        parts, videos = _message(
+            SHAPEWORLD.whole_by_caption([language.caption_event(event) for event in events]),
+            lambda _: None,
+        )  # type: ignore[arg-type,return-value]
         return Example(parts, videos, language.caption(events, int(rng.integers(3))))
 
     def from_clips(self, rng: np.random.Generator) -> Example:
         drawn = _story(rng, self.split, 2, 6)
         parts, videos = _message(
-            SHAPEWORLD.whole_by_clip(range(len(drawn.shots))), lambda clips: clip_frames(drawn.shots[clips[0]], rng)
+            SHAPEWORLD.whole_by_clip(range(len(drawn.shots))),
+            lambda clips: clip_frames(drawn.shots[clips[0]], rng),
         )
         return Example(parts, videos, language.caption(drawn.events, int(rng.integers(3))))
 
@@ -136,7 +152,8 @@ class Tasks:
             events = [events[index] for index in rng.permutation(len(events))]
         order = range(len(drawn.shots))
         parts, videos = _message(
-            SHAPEWORLD.whole_by_video(order, int(rng.integers(6))), lambda _: video_frames(drawn, self.model_type, rng)
+            SHAPEWORLD.whole_by_video(order, int(rng.integers(6))),
+            lambda _: video_frames(drawn, self.model_type, rng),
         )
         return Example(parts, videos, language.caption(events, int(rng.integers(3))))
 
@@ -157,7 +174,9 @@ class Tasks:
         """A question about a whole video, never about order: that it is not taught."""
         drawn = _story(rng, self.split, 2, 6)
         question = language.ask(drawn, rng, 1, 0.0)[0]
-        return Example([None, question.text], [video_frames(drawn, self.model_type, rng)], question.answer)
+        return Example(
+            [None, question.text], [video_frames(drawn, self.model_type, rng)], question.answer
+        )
 
     def content_question(self, rng: np.random.Generator) -> Example:
         """Which of two captions fits? The wrong one tells an event that is not there; the order of both is random.
@@ -168,7 +187,11 @@ class Tasks:
         count = len(drawn.events)
         told = [drawn.events[index] for index in rng.permutation(count)]
         things = {event.thing for event in told}
-        strange = [event for event in _story(rng, self.split, count, count).events if event.thing not in things]
+        strange = [
+            event
+            for event in _story(rng, self.split, count, count).events
+            if event.thing not in things
+        ]
         if not strange:
             return self.content_question(rng)
         wrong = list(told)
@@ -176,13 +199,21 @@ class Tasks:
         if rng.random() < 0.6:
             wrong = [wrong[index] for index in rng.permutation(count)]
         phrasing = int(rng.integers(3))
-        question = language.ask_which_fits(language.caption(told, phrasing), language.caption(wrong, phrasing), rng)
+        question = language.ask_which_fits(
+            language.caption(told, phrasing), language.caption(wrong, phrasing), rng
+        )
         shown = rng.random()
         if shown < 0.25:
             return Example([_lines(drawn) + question.text], [], question.answer)
         if shown < 0.45:
-            return Example([*[None] * count, question.text], [clip_frames(shot, rng) for shot in drawn.shots], question.answer)
-        return Example([None, question.text], [video_frames(drawn, self.model_type, rng)], question.answer)
+            return Example(
+                [*[None] * count, question.text],
+                [clip_frames(shot, rng) for shot in drawn.shots],
+                question.answer,
+            )
+        return Example(
+            [None, question.text], [video_frames(drawn, self.model_type, rng)], question.answer
+        )
 
     def draw(self, rng: np.random.Generator, single: bool) -> Example:
         if single:
@@ -204,14 +235,20 @@ MIX = {
 """A task of `Tasks` -> its share of the examples once single shots are over."""
 
 
-def encode_examples(processor: Any, config: PretrainedConfig, examples: list[Example]) -> tuple[list[Encoded], list[int]]:
+def encode_examples(
+    processor: Any, config: PretrainedConfig, examples: list[Example]
+) -> tuple[list[Encoded], list[int]]:
     """Prompt and answer of each example as one sequence, and where its answer begins."""
     prompts = [chat_text(processor, example.parts) for example in examples]
     end = processor.tokenizer.eos_token
-    texts = [prompt + example.answer + end for prompt, example in zip(prompts, examples, strict=True)]
+    texts = [
+        prompt + example.answer + end for prompt, example in zip(prompts, examples, strict=True)
+    ]
     encoded = encode(processor, config, texts, [example.videos for example in examples])
     answers = processor.tokenizer([example.answer + end for example in examples])["input_ids"]
-    return encoded, [len(one.input_ids) - len(answer) for one, answer in zip(encoded, answers, strict=True)]
+    return encoded, [
+        len(one.input_ids) - len(answer) for one, answer in zip(encoded, answers, strict=True)
+    ]
 
 
 def collate(encoded: list[Encoded], starts: list[int], pad: int) -> dict[str, torch.Tensor | None]:
@@ -246,12 +283,16 @@ def answer_loss(model: PreTrainedModel, batch: dict[str, torch.Tensor | None]) -
     """
     labels = batch["labels"]
     assert labels is not None
-    hidden = model.model(**{name: value for name, value in batch.items() if name != "labels"}, use_cache=False)[0]
+    hidden = model.model(
+        **{name: value for name, value in batch.items() if name != "labels"}, use_cache=False
+    )[0]
     target = labels[:, 1:]
     wanted = target != IGNORE
     weights = answer_weights(labels)[wanted]
     logits = model.lm_head(hidden[:, :-1][wanted])
-    return (torch.nn.functional.cross_entropy(logits, target[wanted], reduction="none") * weights).sum()
+    return (
+        torch.nn.functional.cross_entropy(logits, target[wanted], reduction="none") * weights
+    ).sum()
 
 
 def answer_weights(labels: torch.Tensor) -> torch.Tensor:
@@ -267,17 +308,27 @@ def _rate(step: int, settings: PretrainSettings) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _batches(tasks: Tasks, settings: PretrainSettings, processor: Any, config: PretrainedConfig, first: int) -> Iterator:
+def _batches(
+    tasks: Tasks, settings: PretrainSettings, processor: Any, config: PretrainedConfig, first: int
+) -> Iterator:
     """The batch of every step from `first` on; each step's draw depends on its number alone, so a resumed run sees the same."""
     pad = processor.tokenizer.pad_token_id
     for step in range(first, settings.steps):
         rng = np.random.default_rng((settings.seed, step))
         single = step < settings.single_shot_steps
-        encoded, starts = encode_examples(processor, config, [tasks.draw(rng, single) for _ in range(settings.batch)])
+        encoded, starts = encode_examples(
+            processor, config, [tasks.draw(rng, single) for _ in range(settings.batch)]
+        )
         # short beside short: padding would be half of the work
         by_length = sorted(range(settings.batch), key=lambda row: len(encoded[row].input_ids))
         parts = np.array_split(by_length, settings.micro_batches)
-        yield step, [collate([encoded[row] for row in part], [starts[row] for row in part], pad) for part in parts]
+        yield (
+            step,
+            [
+                collate([encoded[row] for row in part], [starts[row] for row in part], pad)
+                for part in parts
+            ],
+        )
 
 
 def initialise(model: PreTrainedModel) -> None:
@@ -289,51 +340,82 @@ def initialise(model: PreTrainedModel) -> None:
             torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
 
 
-DEEDS = sorted({story.draw_event(np.random.default_rng(seed), "red", "square").deed for seed in range(1000)} | {"turns red"})
+DEEDS = sorted(
+    {story.draw_event(np.random.default_rng(seed), "red", "square").deed for seed in range(1000)}
+    | {"turns red"}
+)
 
 
-def pretrain_vision(model: PreTrainedModel, processor: Any, settings: PretrainSettings, report: Callable[[str], None]) -> None:
+def pretrain_vision(
+    model: PreTrainedModel,
+    processor: Any,
+    settings: PretrainSettings,
+    report: Callable[[str], None],
+) -> None:
     """Teaches the vision tower to tell colour, shape and deed of one shot apart, by a linear head on its mean output."""
     tower = model.model.visual
     names = (list(story.COLORS), list(story.SHAPES), DEEDS)
     head = torch.nn.Linear(model.config.text_config.hidden_size, sum(len(one) for one in names))
     weights = [*tower.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=1e-3, betas=(0.9, 0.98), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        weights, lr=1e-3, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+    )
     for step in range(settings.vision_steps):
         rng = np.random.default_rng((settings.seed, 1, step))
         shots = [_story(rng, "train", 1, 1).shots[0] for _ in range(settings.vision_batch)]
         seen = [clip_frames(shot, rng) for shot in shots]
         told = [(shot.event.color, shot.event.shape, shot.event.deed) for shot in shots]
-        target = torch.tensor([[known.index(word) for known, word in zip(names, row, strict=True)] for row in told])
+        target = torch.tensor(
+            [[known.index(word) for known, word in zip(names, row, strict=True)] for row in told]
+        )
         pixels = [one.pixels for one in seen]
         patches = processor.video_processor(
-            videos=pixels, video_metadata=[one.metadata for one in seen], do_sample_frames=False, return_tensors="pt"
+            videos=pixels,
+            video_metadata=[one.metadata for one in seen],
+            do_sample_frames=False,
+            return_tensors="pt",
         )
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * min(1.0, (step + 1) / 50, 2 * (1 - step / settings.vision_steps))
-        tokens = tower(patches["pixel_values_videos"], grid_thw=patches["video_grid_thw"]).pooler_output
-        logits = head(tokens.view(len(shots), -1, tokens.shape[-1]).mean(1)).split([len(one) for one in names], -1)
-        loss = torch.stack([torch.nn.functional.cross_entropy(one, target[:, column]) for column, one in enumerate(logits)]).sum()
+        tokens = tower(
+            patches["pixel_values_videos"], grid_thw=patches["video_grid_thw"]
+        ).pooler_output
+        logits = head(tokens.view(len(shots), -1, tokens.shape[-1]).mean(1)).split(
+            [len(one) for one in names], -1
+        )
+        loss = torch.stack(
+            [
+                torch.nn.functional.cross_entropy(one, target[:, column])
+                for column, one in enumerate(logits)
+            ]
+        ).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0:
-            right = [(one.argmax(-1) == target[:, column]).float().mean().item() for column, one in enumerate(logits)]
+            right = [
+                (one.argmax(-1) == target[:, column]).float().mean().item()
+                for column, one in enumerate(logits)
+            ]
             report(
                 f"vision step {step + 1}/{settings.vision_steps}  colour, shape, deed right: "
                 + " ".join(f"{r:.2f}" for r in right)
             )
 
 
-def pretrain(settings: PretrainSettings, output: Path, report: Callable[[str], None] = print) -> dict[str, Any]:
+def pretrain(
+    settings: PretrainSettings, output: Path, report: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Trains the model and writes its folder and `pretraining.json`, the record. A second call goes on from the last save."""
     torch.manual_seed(settings.seed)
     tokenizer = build.make_tokenizer()
     processor = build.make_processor(settings.family, tokenizer)
     model = build.make_model(settings.family, tokenizer)
     initialise(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+    )
     work = output.with_name(f".{output.name}.pretraining")
     work.mkdir(parents=True, exist_ok=True)
     state_file = work / "state.pt"

@@ -11,7 +11,9 @@ import numpy as np
 
 from tempo_ray.shapeworld.story import COLORS, DIRECTIONS, SPEEDS, Shot, Story
 
-_FRACTION_BITS = 4  # cv2 draws at sub-pixel precision: coordinates are fixed-point with this many fraction bits
+_FRACTION_BITS = (
+    4  # cv2 draws at sub-pixel precision: coordinates are fixed-point with this many fraction bits
+)
 
 
 def _background(hue: int, pattern: int, width: int, height: int) -> np.ndarray:
@@ -38,7 +40,20 @@ def _outline(shape: str, angle: float) -> np.ndarray:
     elif shape == "cross":
         a, b = 0.33, 1.05
         corners = np.array(
-            [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+            [
+                (-a, -b),
+                (a, -b),
+                (a, -a),
+                (b, -a),
+                (b, a),
+                (a, a),
+                (a, b),
+                (-a, b),
+                (-a, a),
+                (-b, a),
+                (-b, -a),
+                (-a, -a),
+            ]
         )
     else:
         turns = np.arange(40) * 2 * math.pi / 40
@@ -47,10 +62,14 @@ def _outline(shape: str, angle: float) -> np.ndarray:
     return corners @ np.array([[cos, sin], [-sin, cos]])
 
 
-def draw_frame(shot: Shot, u: float, width: int, height: int, background: np.ndarray | None = None) -> np.ndarray:
+def draw_frame(
+    shot: Shot, u: float, width: int, height: int, background: np.ndarray | None = None
+) -> np.ndarray:
     """(height, width, 3) uint8 RGB: the shot at the share `u` (0 to 1) of its time."""
     event = shot.event
-    frame = (_background(*shot.background, width, height) if background is None else background).copy()
+    frame = (
+        _background(*shot.background, width, height) if background is None else background
+    ).copy()
     color = np.array(COLORS[event.color], dtype=float)
     x, y, radius, alpha, angle = shot.x, shot.y, shot.size, 1.0, 0.0
     if event.action == "moves":
@@ -68,11 +87,19 @@ def draw_frame(shot: Shot, u: float, width: int, height: int, background: np.nda
     elif event.action == "vanishes":
         alpha = min(1.0, 0.05 + 1.3 * (1 - u))
     elif event.action == "turns":
-        color = color + (np.array(COLORS[event.detail]) - color) * min(1.0, max(0.0, (u - 0.2) / 0.28))
+        color = color + (np.array(COLORS[event.detail]) - color) * min(
+            1.0, max(0.0, (u - 0.2) / 0.28)
+        )
     corners = _outline(event.shape, angle) * radius * min(width, height) + (x * width, y * height)
     points = np.round(corners * 2**_FRACTION_BITS).astype(np.int32)
     painted = frame if alpha >= 1.0 else frame.copy()
-    cv2.fillPoly(painted, [points], tuple(float(c) for c in color), lineType=cv2.LINE_AA, shift=_FRACTION_BITS)
+    cv2.fillPoly(
+        painted,
+        [points],
+        tuple(float(c) for c in color),
+        lineType=cv2.LINE_AA,
+        shift=_FRACTION_BITS,
+    )
     return painted if painted is frame else cv2.addWeighted(painted, alpha, frame, 1 - alpha, 0)
 
 
@@ -88,7 +115,12 @@ def frame_at(story: Story, index: int, fps: int, width: int, height: int) -> np.
     """Frame `index` of the video, as it is before encoding."""
     starts = cut_frames(story, fps)
     number = int(np.searchsorted(starts, index, side="right")) - 1
-    return draw_frame(story.shots[number], (index - starts[number]) / (starts[number + 1] - starts[number]), width, height)
+    return draw_frame(
+        story.shots[number],
+        (index - starts[number]) / (starts[number + 1] - starts[number]),
+        width,
+        height,
+    )
 
 
 def draw_frames(story: Story, fps: int, width: int, height: int) -> Iterator[np.ndarray]:
@@ -104,7 +136,9 @@ def write_video(story: Story, path: Path, fps: int, width: int, height: int) -> 
     """An mp4 (H.264, yuv420p); written beside and renamed, so that a file is whole or not there."""
     part = path.with_name(f".{path.name}.part")
     with av.open(str(part), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "preset": "veryfast"})
+        stream = container.add_stream(
+            "libx264", rate=fps, options={"crf": "16", "preset": "veryfast"}
+        )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1
         for frame in draw_frames(story, fps, width, height):

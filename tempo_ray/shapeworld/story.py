@@ -85,17 +85,27 @@ def draw_event(rng: np.random.Generator, color: str, shape: str) -> Event:
         actions.append("spins")  # nobody sees a circle spin
     action = str(rng.choice(actions))
     if action == "moves":
-        return Event(color, shape, "moves", str(rng.choice(list(DIRECTIONS))), str(rng.choice(list(SPEEDS))))
+        return Event(
+            color, shape, "moves", str(rng.choice(list(DIRECTIONS))), str(rng.choice(list(SPEEDS)))
+        )
     if action == "turns":
-        return Event(color, shape, "turns", str(rng.choice([name for name in COLORS if name != color])))
+        return Event(
+            color, shape, "turns", str(rng.choice([name for name in COLORS if name != color]))
+        )
     return Event(color, shape, action)  # type: ignore[arg-type]
 
 
-def draw_story(rng: np.random.Generator, shots: int, seconds: tuple[float, float] = (1.0, 1.0)) -> Story:
+def draw_story(
+    rng: np.random.Generator, shots: int, seconds: tuple[float, float] = (1.0, 1.0)
+) -> Story:
     """`shots` events; no thing (colour and shape) and no background comes twice before all have come."""
     things = [(color, shape) for color in COLORS for shape in SHAPES]
-    thing_order = np.concatenate([rng.permutation(len(things)) for _ in range(-(-shots // len(things)))])
-    background_order = np.concatenate([rng.permutation(len(BACKGROUNDS)) for _ in range(-(-shots // len(BACKGROUNDS)))])
+    thing_order = np.concatenate(
+        [rng.permutation(len(things)) for _ in range(-(-shots // len(things)))]
+    )
+    background_order = np.concatenate(
+        [rng.permutation(len(BACKGROUNDS)) for _ in range(-(-shots // len(BACKGROUNDS)))]
+    )
     drawn = []
     for index in range(shots):
         event = draw_event(rng, *things[thing_order[index]])
@@ -113,7 +123,9 @@ def draw_story(rng: np.random.Generator, shots: int, seconds: tuple[float, float
     return Story(tuple(drawn))
 
 
-def draw_split(rng: np.random.Generator, split: Split, shots: int, seconds: tuple[float, float] = (1.0, 1.0)) -> Story:
+def draw_split(
+    rng: np.random.Generator, split: Split, shots: int, seconds: tuple[float, float] = (1.0, 1.0)
+) -> Story:
     """A story of that split."""
     while True:
         story = draw_story(rng, shots, seconds)

@@ -44,7 +44,9 @@ class Layout:
 
     def to(self, device: torch.device) -> "Layout":
         spans = tuple(replace(span, mask=span.mask.to(device)) for span in self.spans)
-        return replace(self, groups=self.groups.to(device), segments=self.segments.to(device), spans=spans)
+        return replace(
+            self, groups=self.groups.to(device), segments=self.segments.to(device), spans=spans
+        )
 
     def for_flex(self, compiled: bool = True) -> "Layout":
         """With its block mask, on the device where it is; compiled, no (tokens, tokens) mask is ever held. FlexAttention needs
@@ -97,22 +99,42 @@ def packed_sdpa(
 ) -> tuple[Float[Tensor, "1 tokens heads size"], None]:
     """transformers' attention interface; `layout` is handed down from the model's keyword arguments."""
     if layout is None:
-        raise ValueError("packed attention needs the layout of the row: call the model with layout=")
-    shared: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
+        raise ValueError(
+            "packed attention needs the layout of the row: call the model with layout="
+        )
+    shared: dict[str, Any] = {
+        "scale": scaling,
+        "dropout_p": dropout,
+        "enable_gqa": query.shape[1] != key.shape[1],
+    }
     parts = []
     for span in layout.spans:
-        prompt, answers, group = slice(span.start, span.answers), slice(span.answers, span.end), slice(span.start, span.end)
-        parts.append(
-            scaled_dot_product_attention(query[:, :, prompt], key[:, :, prompt], value[:, :, prompt], is_causal=True, **shared)
+        prompt, answers, group = (
+            slice(span.start, span.answers),
+            slice(span.answers, span.end),
+            slice(span.start, span.end),
         )
         parts.append(
-            scaled_dot_product_attention(query[:, :, answers], key[:, :, group], value[:, :, group], span.mask, **shared)
+            scaled_dot_product_attention(
+                query[:, :, prompt],
+                key[:, :, prompt],
+                value[:, :, prompt],
+                is_causal=True,
+                **shared,
+            )
+        )
+        parts.append(
+            scaled_dot_product_attention(
+                query[:, :, answers], key[:, :, group], value[:, :, group], span.mask, **shared
+            )
         )
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
 @cache
-def _compiled(function: Callable[..., Any], backend: str | Callable[..., Any] = "inductor") -> Callable[..., Any]:
+def _compiled(
+    function: Callable[..., Any], backend: str | Callable[..., Any] = "inductor"
+) -> Callable[..., Any]:
     """Compiled when it is first wanted: readying torch.compile takes seconds, which a CPU need not spend.
 
     Rows differ in length: compiled for any, or each would be compiled anew up to a limit, behind which torch would compute
@@ -133,9 +155,18 @@ def packed_flex(
 ) -> tuple[Float[Tensor, "1 tokens heads size"], None]:
     """The same through FlexAttention's kernel, compiled on first use. It has no dropout, and on a CPU no backward."""
     if layout is None or layout.blocks is None:
-        raise ValueError("packed attention needs the layout of the row, made by Layout.for_flex: call the model with layout=")
+        raise ValueError(
+            "packed attention needs the layout of the row, made by Layout.for_flex: call the model with layout="
+        )
     flex = _compiled(flex_attention)
-    found = flex(query, key, value, block_mask=layout.blocks, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    found = flex(
+        query,
+        key,
+        value,
+        block_mask=layout.blocks,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
     return found.transpose(1, 2).contiguous(), None
 
 
@@ -144,7 +175,9 @@ def _windows(bounds: Int[Tensor, "windows+1"]) -> tuple[Int[Tensor, "windows siz
     """The patches of each window, windows of one size together; found once for all layers, which hand on the same tensor."""
     sizes = bounds.diff()
     return tuple(
-        bounds[:-1][sizes == size, None] + torch.arange(size, device=bounds.device) for size in sizes.unique().tolist() if size
+        bounds[:-1][sizes == size, None] + torch.arange(size, device=bounds.device)
+        for size in sizes.unique().tolist()
+        if size
     )
 
 
@@ -166,16 +199,25 @@ def windowed_sdpa(
     found = torch.empty_like(query[0].transpose(0, 1))
     for places in windows:
         # frames of one size are whole slices of the row
-        parts = [one[0].unflatten(1, places.shape) if len(windows) == 1 else one[0][:, places] for one in (query, key, value)]
+        parts = [
+            one[0].unflatten(1, places.shape) if len(windows) == 1 else one[0][:, places]
+            for one in (query, key, value)
+        ]
         queries, keys, values = (part.transpose(0, 1) for part in parts)
-        inside = scaled_dot_product_attention(queries, keys, values, scale=scaling, dropout_p=dropout).transpose(1, 2)
+        inside = scaled_dot_product_attention(
+            queries, keys, values, scale=scaling, dropout_p=dropout
+        ).transpose(1, 2)
         if len(windows) == 1:
             return inside.flatten(0, 1)[None], None
         found[places] = inside
     return found[None], None
 
 
-PACKED_SDPA, PACKED_FLEX, WINDOWED = "tempo_ray_packed_sdpa", "tempo_ray_packed_flex", "tempo_ray_windowed_flash"
+PACKED_SDPA, PACKED_FLEX, WINDOWED = (
+    "tempo_ray_packed_sdpa",
+    "tempo_ray_packed_flex",
+    "tempo_ray_windowed_flash",
+)
 """The names under which transformers finds them. It hands window bounds only to what has `flash` in its name."""
 AttentionInterface.register(PACKED_SDPA, packed_sdpa)
 AttentionInterface.register(PACKED_FLEX, packed_flex)
@@ -185,7 +227,9 @@ _PACKED = {"sdpa": PACKED_SDPA, "flex": PACKED_FLEX}
 
 def use_packed_attention(model: PreTrainedModel, kind: str) -> PreTrainedModel:
     """Has the model attend to packed rows by `sdpa` or `flex`, and its vision tower window by window."""
-    model.set_attn_implementation({"": "sdpa", "vision_config": "sdpa", "text_config": _PACKED[kind]})
+    model.set_attn_implementation(
+        {"": "sdpa", "vision_config": "sdpa", "text_config": _PACKED[kind]}
+    )
     # not through set_attn_implementation: for such a name it would look for a flash-attention package
     model.model.visual.config._attn_implementation = WINDOWED
     return model

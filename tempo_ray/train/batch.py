@@ -97,16 +97,24 @@ def group_tokens(processor: Any, config: PretrainedConfig, group: Group, video: 
     What its prompts share stands first: the whole prompt where there is one; else all up to the end of the video, and every
     answer has its own prompt's words before it in its segment.
     """
-    prompt = encode(processor, config, [chat_text(processor, group.parts, group.system)], [[video]])[0]
+    prompt = encode(
+        processor, config, [chat_text(processor, group.parts, group.system)], [[video]]
+    )[0]
     assert prompt.pixel_values_videos is not None
     assert prompt.video_grid_thw is not None
     shared = len(prompt.input_ids)
     if group.more:
         shared -= len(_words(processor, group))
         if list(prompt.input_ids[shared:]) != _words(processor, group):
-            raise Unusable("template", f"{group.uri}: the words after the video become other tokens beside it")
+            raise Unusable(
+                "template", f"{group.uri}: the words after the video become other tokens beside it"
+            )
     following = int(prompt.positions[:, :shared].max()) + 1
-    ids, places, numbers = [prompt.input_ids[:shared]], [prompt.positions[:, :shared]], [np.full(shared, PROMPT)]
+    ids, places, numbers = (
+        [prompt.input_ids[:shared]],
+        [prompt.positions[:, :shared]],
+        [np.full(shared, PROMPT)],
+    )
     trained = [np.zeros(shared, bool)]
     pairs: list[tuple[int, int]] = []
     number = PROMPT
@@ -140,8 +148,14 @@ def _words(processor: Any, group: Group) -> list[int]:
 
 def _said(processor: Any, group: Group, answer: str) -> list[tuple[list[int], bool]]:
     """An answer and the turns after it, in pieces: tokens, and whether the model says them."""
-    texts = [(answer + processor.tokenizer.eos_token, True), *(later_texts(processor, group) if group.later else [])]
-    return [(processor.tokenizer(text, add_special_tokens=False)["input_ids"], is_said) for text, is_said in texts]
+    texts = [
+        (answer + processor.tokenizer.eos_token, True),
+        *(later_texts(processor, group) if group.later else []),
+    ]
+    return [
+        (processor.tokenizer(text, add_special_tokens=False)["input_ids"], is_said)
+        for text, is_said in texts
+    ]
 
 
 def later_texts(processor: Any, group: Group) -> list[tuple[str, bool]]:
@@ -158,14 +172,19 @@ def later_texts(processor: Any, group: Group) -> list[tuple[str, bool]]:
         turns.append((answer, question))
         asked = chat_text(processor, group.parts, group.system, turns)
         if not asked.startswith(before):
-            raise Unusable("template", f"{group.uri}: the chat template writes an answer otherwise once a turn follows it")
+            raise Unusable(
+                "template",
+                f"{group.uri}: the chat template writes an answer otherwise once a turn follows it",
+            )
         answer = following
         pieces += [(asked[len(before) :], False), (answer + end, True)]
         before = asked + answer + end
     return pieces
 
 
-def read_group(processor: Any, config: PretrainedConfig, group: Group, frames: FramesConfig, max_tokens: int) -> list[Tokens]:
+def read_group(
+    processor: Any, config: PretrainedConfig, group: Group, frames: FramesConfig, max_tokens: int
+) -> list[Tokens]:
     """The group with its video read: one sequence, or where that is too long one for each of its prompts. Raises Unusable."""
     _check_words(processor, group)
     try:
@@ -175,7 +194,11 @@ def read_group(processor: Any, config: PretrainedConfig, group: Group, frames: F
     whole = group_tokens(processor, config, group, video)
     if len(whole) <= max_tokens:
         return [whole]
-    parts = [group_tokens(processor, config, one, video) for one in group.prompts] if group.more else [whole]
+    parts = (
+        [group_tokens(processor, config, one, video) for one in group.prompts]
+        if group.more
+        else [whole]
+    )
     longest = max(parts, key=len)
     if len(longest) > max_tokens:
         told = f"{len(longest)} tokens with {longest.answers} answers, max_tokens is {max_tokens}"
@@ -195,17 +218,28 @@ def _video(group: Group, frames: FramesConfig, config: PretrainedConfig) -> Fram
 def _check_words(processor: Any, group: Group) -> None:
     """What looks like a special token would be one: a video that is not there, or an end in the middle of an answer."""
     for one in group.prompts:
-        texts = [*(part for part in one.parts if part), one.chosen, *one.rejected, *(text for turn in one.later for text in turn)]
+        texts = [
+            *(part for part in one.parts if part),
+            one.chosen,
+            *one.rejected,
+            *(text for turn in one.later for text in turn),
+        ]
         for text in [*texts, one.system or ""]:
-            token = next((token for token in processor.tokenizer.all_special_tokens if token in text), None)
+            token = next(
+                (token for token in processor.tokenizer.all_special_tokens if token in text), None
+            )
             if token is not None:
-                raise Unusable("special_token", f"{group.uri}: {token} stands in its words: {text[:80]!r}")
+                raise Unusable(
+                    "special_token", f"{group.uri}: {token} stands in its words: {text[:80]!r}"
+                )
 
 
 def blank(processor: Any, config: PretrainedConfig, answers: int) -> Tokens:
     """A grey video of two frames with one-word answers: the least that has the shape of a group."""
     grey = Frames.presented(np.full((2, 64, 64, 3), 128, np.uint8), 2.0)
-    return group_tokens(processor, config, Group("", (None, "."), "a", ("b",) * (answers - 1)), grey)
+    return group_tokens(
+        processor, config, Group("", (None, "."), "a", ("b",) * (answers - 1)), grey
+    )
 
 
 def split(groups: Sequence[Tokens], max_tokens: int) -> list[list[Tokens]]:
@@ -243,7 +277,9 @@ def pack(groups: Sequence[Tokens], weight: float = 1.0) -> Batch:
     return Batch(
         inputs={
             "input_ids": torch.from_numpy(ids)[None],
-            "position_ids": torch.from_numpy(np.concatenate([one.positions for one in groups], axis=1))[:, None],
+            "position_ids": torch.from_numpy(
+                np.concatenate([one.positions for one in groups], axis=1)
+            )[:, None],
             "pixel_values_videos": torch.cat([one.pixels for one in groups]),
             "video_grid_thw": torch.cat([one.grid for one in groups]),
             "layout": make_layout([torch.from_numpy(one.segments) for one in groups]),

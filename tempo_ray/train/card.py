@@ -27,12 +27,23 @@ def curves(histories: dict[str, list[dict[str, float]]], file: Path) -> None:
     for axis, (title, names) in zip(axes.flat, CURVES.items(), strict=True):
         for place, history in enumerate(histories.values()):
             for number, name in enumerate(names):
-                points = [(place + entry["step"] / len(history), entry[name]) for entry in history if name in entry]
+                points = [
+                    (place + entry["step"] / len(history), entry[name])
+                    for entry in history
+                    if name in entry
+                ]
                 if points:
                     dot = "o" if len(points) == 1 else None
-                    axis.plot(*zip(*points, strict=True), color="#1f6feb" if not number else "#c0392b", lw=1.2, marker=dot)
+                    axis.plot(
+                        *zip(*points, strict=True),
+                        color="#1f6feb" if not number else "#c0392b",
+                        lw=1.2,
+                        marker=dot,
+                    )
             axis.axvline(place + 1, color="#d0d4da", lw=0.8)
-        if title.startswith("KL"):  # one token that the model now finds unlikely outweighs all others
+        if title.startswith(
+            "KL"
+        ):  # one token that the model now finds unlikely outweighs all others
             axis.set_yscale("symlog", linthresh=0.1)
             axis.set_ylim(bottom=0)
         steps = [f"{name}\n{len(history)} steps" for name, history in histories.items()]
@@ -51,11 +62,19 @@ def _rows(stages: list[dict[str, Any]]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in stages:
-        numbers = [one["pairs"], one["groups"], one["videos"], one["steps"], sum(one["skipped"].values())]
+        numbers = [
+            one["pairs"],
+            one["groups"],
+            one["videos"],
+            one["steps"],
+            sum(one["skipped"].values()),
+        ]
         losses = [f"{one[when]['loss']:.4f}" for when in ("first", "last")]
         accuracy = f"{one['last']['accuracy']:.3f}" if "accuracy" in one["last"] else ""
         hours = f"{one['seconds'] / 3600:.2f}"
-        rows.append("| " + " | ".join(map(str, [one["name"], *numbers, *losses, accuracy, hours])) + " |")
+        rows.append(
+            "| " + " | ".join(map(str, [one["name"], *numbers, *losses, accuracy, hours])) + " |"
+        )
     return rows
 
 

@@ -18,7 +18,16 @@ from tempo_ray.config import CurriculumConfig
 from tempo_ray.paths import resolve
 from tempo_ray.schema import PAIR
 
-COLUMNS = ("uri", "prompt", "chosen", "rejected", "strength", "order_distance", "kept_share", "text_distance")
+COLUMNS = (
+    "uri",
+    "prompt",
+    "chosen",
+    "rejected",
+    "strength",
+    "order_distance",
+    "kept_share",
+    "text_distance",
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,9 @@ def read_pairs(uri: str) -> list[Pair]:
         raise BadPairs("no Parquet files in it")
     missing = [name for name in COLUMNS if name not in files.schema.names]
     if missing:
-        raise BadPairs(f"no column {', '.join(missing)}; a pair has {', '.join(COLUMNS)}, the last three may be null")
+        raise BadPairs(
+            f"no column {', '.join(missing)}; a pair has {', '.join(COLUMNS)}, the last three may be null"
+        )
     table = files.to_table(columns=list(COLUMNS))
     for name in COLUMNS:
         column, wanted = table[name], PAIR.field(name).type
@@ -125,25 +136,37 @@ def read_pairs(uri: str) -> list[Pair]:
             empty = pc.or_(empty, pc.fill_null(pc.equal(column, ""), fill_value=False))
         rows = pc.indices_nonzero(empty).to_pylist()
         if rows and name not in COLUMNS[-3:]:
-            raise BadPairs(f"{len(rows)} of {len(table)} pairs have no {name}, row {rows[0]} for one: leave them out")
+            raise BadPairs(
+                f"{len(rows)} of {len(table)} pairs have no {name}, row {rows[0]} for one: leave them out"
+            )
     return [Pair(**row) for row in table.to_pylist()]
 
 
 def _by_strength(pairs: Sequence[Pair], strengths: Iterable[int]) -> list[tuple[str, list[Pair]]]:
     """Easiest first: a part for each nominal strength."""
     wanted = sorted(set(strengths), reverse=True)
-    return [(f"align-{strength}", [pair for pair in pairs if pair.strength == strength]) for strength in wanted]
+    return [
+        (f"align-{strength}", [pair for pair in pairs if pair.strength == strength])
+        for strength in wanted
+    ]
 
 
 def _by_quantiles(pairs: Sequence[Pair], measure: str, parts: int) -> list[tuple[str, list[Pair]]]:
     """Easiest first: as many pairs in each part, but that those of one difficulty stay together."""
     measured = [(pair, getattr(pair, _MEASURES[measure])) for pair in pairs]
-    known = [(pair, float(far)) for pair, far in measured if far is not None and not math.isnan(far)]
+    known = [
+        (pair, float(far)) for pair, far in measured if far is not None and not math.isnan(far)
+    ]
     if not known:
         return []
     edges = np.quantile([far for _, far in known], [part / parts for part in range(1, parts)])
-    number = {id(pair): parts - int(np.searchsorted(edges, far, side="right")) for pair, far in known}
-    return [(f"align-q{part}", [pair for pair, _ in known if number[id(pair)] == part]) for part in range(1, parts + 1)]
+    number = {
+        id(pair): parts - int(np.searchsorted(edges, far, side="right")) for pair, far in known
+    }
+    return [
+        (f"align-q{part}", [pair for pair, _ in known if number[id(pair)] == part])
+        for part in range(1, parts + 1)
+    ]
 
 
 _MEASURES = {"order": "order_lost", "text": "text_distance"}
@@ -169,7 +192,11 @@ def make_stages(pairs: Sequence[Pair], config: CurriculumConfig, seed: int) -> l
     before: list[Pair] = []
     for number, (name, part) in enumerate(parted(pairs, config)):
         drawn = min(len(before), round(config.replay * len(part)))
-        picked = np.random.default_rng((seed, number)).choice(len(before), drawn, replace=False) if drawn else ()
+        picked = (
+            np.random.default_rng((seed, number)).choice(len(before), drawn, replace=False)
+            if drawn
+            else ()
+        )
         stages.append(make_stage(name, part, [before[index] for index in sorted(picked)]))
         before += part
     return stages
@@ -196,7 +223,9 @@ def make_stage(name: str, pairs: Sequence[Pair], replayed: Sequence[Pair] = ()) 
         videos.setdefault(uri, []).append(Group(uri, (None, prompt), chosen, tuple(answers)))
     groups = tuple(replace(first, more=tuple(others)) for first, *others in videos.values())
     difficulty = float(np.mean(lost)) if lost else None
-    return Stage(name, groups, difficulty, dropped["identical"], dropped["duplicated"], len(replayed))
+    return Stage(
+        name, groups, difficulty, dropped["identical"], dropped["duplicated"], len(replayed)
+    )
 
 
 def hold_out(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Group], list[Group]]:
@@ -205,21 +234,32 @@ def hold_out(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Gro
     count = max(1, round(share * len(videos)))
     if count >= len(videos):
         raise ValueError(f"{len(videos)} videos are too few to hold {count} of them out")
-    watched = {videos[index] for index in np.random.default_rng((seed, 1)).choice(len(videos), count, replace=False)}
-    return [group for group in groups if group.uri not in watched], [group for group in groups if group.uri in watched]
+    watched = {
+        videos[index]
+        for index in np.random.default_rng((seed, 1)).choice(len(videos), count, replace=False)
+    }
+    return [group for group in groups if group.uri not in watched], [
+        group for group in groups if group.uri in watched
+    ]
 
 
 def table(stages: Sequence[Stage]) -> str:
     """What is trained in which order, for a person to read."""
-    lines = [f"{'stage':<12} {'pairs':>7} {'groups':>7} {'videos':>7} {'order lost':>11} {'replayed':>9} {'left out':>9}"]
+    lines = [
+        f"{'stage':<12} {'pairs':>7} {'groups':>7} {'videos':>7} {'order lost':>11} {'replayed':>9} {'left out':>9}"
+    ]
     for stage in stages:
         lost = "" if stage.difficulty is None else f"{stage.difficulty:.3f}"
         counts = f"{stage.pairs:>7} {len(stage.groups):>7} {stage.videos:>7}"
-        lines.append(f"{stage.name:<12} {counts} {lost:>11} {stage.replayed:>9} {stage.identical + stage.duplicated:>9}")
+        lines.append(
+            f"{stage.name:<12} {counts} {lost:>11} {stage.replayed:>9} {stage.identical + stage.duplicated:>9}"
+        )
     return "\n".join(lines)
 
 
-def plan_steps(sizes: Sequence[int], batch: int, workers: int, epochs: int, seed: int) -> list[Step]:
+def plan_steps(
+    sizes: Sequence[int], batch: int, workers: int, epochs: int, seed: int
+) -> list[Step]:
     """Group sizes -> who trains on which group in which step; the same for the same arguments.
 
     A step takes whole groups while their sizes add up to at most `batch` (a group over `batch` is a step of its own),

@@ -16,7 +16,9 @@ from tempo_ray.config import DeepSpeedConfig, OptimizerConfig
 UNDECAYED = ("bias", "norm")
 
 
-def engine_config(settings: DeepSpeedConfig, optimizer: OptimizerConfig, universal: bool = False) -> dict[str, Any]:
+def engine_config(
+    settings: DeepSpeedConfig, optimizer: OptimizerConfig, universal: bool = False
+) -> dict[str, Any]:
     """`universal`: what is loaded is a universal checkpoint.
 
     torch's own AdamW, because DeepSpeed's are compiled on first use. The learning rate is set by us at every step, and so is
@@ -41,7 +43,11 @@ def engine_config(settings: DeepSpeedConfig, optimizer: OptimizerConfig, univers
         "zero_optimization": zero,
         "optimizer": {
             "type": "AdamW",
-            "params": {"lr": optimizer.lr, "betas": [optimizer.beta1, optimizer.beta2], "torch_adam": True},
+            "params": {
+                "lr": optimizer.lr,
+                "betas": [optimizer.beta1, optimizer.beta2],
+                "torch_adam": True,
+            },
         },
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 40,
@@ -84,12 +90,17 @@ def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[
     trained = [(name, one) for name, one in module.named_parameters() if one.requires_grad]
     decayed = [one for name, one in trained if not any(word in name for word in UNDECAYED)]
     others = [one for name, one in trained if any(word in name for word in UNDECAYED)]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
 def make_engine(module: torch.nn.Module, config: dict[str, Any], weight_decay: float) -> Any:
-    return deepspeed.initialize(model=module, model_parameters=parameter_groups(module, weight_decay), config=config)[0]
+    return deepspeed.initialize(
+        model=module, model_parameters=parameter_groups(module, weight_decay), config=config
+    )[0]
 
 
 def make_frozen_engine(module: torch.nn.Module, config: dict[str, Any]) -> Any:
@@ -103,7 +114,11 @@ def make_frozen_engine(module: torch.nn.Module, config: dict[str, Any]) -> Any:
 
 def state_bytes(engine: Any) -> int:
     """About what a save takes: weights, float32 copies and AdamW's two moments of all that is trained."""
-    trained = sum(getattr(one, "ds_numel", one.numel()) for one in engine.module.parameters() if one.requires_grad)
+    trained = sum(
+        getattr(one, "ds_numel", one.numel())
+        for one in engine.module.parameters()
+        if one.requires_grad
+    )
     return 16 * trained
 
 

@@ -19,14 +19,21 @@ def fetch(uri: str) -> str:
         return uri
     filesystem, path = resolve(uri)
     found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    files = sorted((info.path, info.size, info.mtime_ns) for info in found if info.type == fs.FileType.File)
+    files = sorted(
+        (info.path, info.size, info.mtime_ns) for info in found if info.type == fs.FileType.File
+    )
     copies = _copies(uri)
     local = copies / _digest(repr(files))
     with _alone(copies):
         if not local.exists():
             shutil.rmtree(copies, ignore_errors=True)
             part = Path(tempfile.mkdtemp(dir=_made(copies)))
-            fs.copy_files(path, str(part), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
+            fs.copy_files(
+                path,
+                str(part),
+                source_filesystem=filesystem,
+                destination_filesystem=fs.LocalFileSystem(),
+            )
             os.rename(part, local)
     return str(local)
 
@@ -67,7 +74,12 @@ def publish(folder: Path, uri: str) -> None:
         filesystem, path = resolve(uri)
         filesystem.create_dir(path, recursive=True)
         filesystem.delete_dir_contents(path)
-        fs.copy_files(str(folder), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+        fs.copy_files(
+            str(folder),
+            path,
+            source_filesystem=fs.LocalFileSystem(),
+            destination_filesystem=filesystem,
+        )
         shutil.rmtree(folder)
         return
     old = Path(uri).with_name(f".{Path(uri).name}.old")

@@ -27,7 +27,8 @@ def wrong(history: Sequence[Entry], limits: HealthConfig) -> str | None:
                 "or train in float32 (deepspeed.dtype)"
             )
     drift, accuracy, margin, ratio = (
-        _mean(history, name, limits.window) for name in ("chosen_drift", "accuracy", "margin", "length_ratio")
+        _mean(history, name, limits.window)
+        for name in ("chosen_drift", "accuracy", "margin", "length_ratio")
     )
     over = f"over the last {limits.window} steps, up to step {int(entry['step'])},"
     if limits.max_chosen_drop is not None and drift is not None and drift < -limits.max_chosen_drop:
@@ -36,12 +37,21 @@ def wrong(history: Sequence[Entry], limits: HealthConfig) -> str | None:
             f"{limits.max_chosen_drop:g}): the model unlearns the answers that it should prefer; lower the learning rate, or "
             "raise align.loss.nll_weight"
         )
-    if limits.max_margin is not None and accuracy == 1.0 and margin is not None and margin > limits.max_margin:
+    if (
+        limits.max_margin is not None
+        and accuracy == 1.0
+        and margin is not None
+        and margin > limits.max_margin
+    ):
         return (
             f"{over} every pair is told apart and the margin is {margin:.1f} (health.max_margin {limits.max_margin:g}): "
             "there is nothing left to learn from these pairs; train for fewer epochs, or raise align.loss.beta"
         )
-    if limits.max_length_ratio is not None and ratio is not None and not _within(ratio, limits.max_length_ratio):
+    if (
+        limits.max_length_ratio is not None
+        and ratio is not None
+        and not _within(ratio, limits.max_length_ratio)
+    ):
         return (
             f"{over} rejected answers are {ratio:.2f} times as long as chosen ones (health.max_length_ratio "
             f"{limits.max_length_ratio:g}, either way): the model would learn length; see pairs.max_length_ratio"
@@ -67,11 +77,18 @@ def plateaued(history: Sequence[Entry], config: AdaptiveConfig) -> bool:
     """Whether accuracy and margin on what is held out have stopped to improve."""
     if history[-1]["step"] < config.min_steps:
         return False
-    looks = [(entry["held_out_accuracy"], entry["held_out_margin"]) for entry in history if "held_out_accuracy" in entry]
+    looks = [
+        (entry["held_out_accuracy"], entry["held_out_margin"])
+        for entry in history
+        if "held_out_accuracy" in entry
+    ]
     best_accuracy = best_margin = -math.inf
     waited = 0
     for accuracy, margin in looks:
-        improved = accuracy > best_accuracy + config.accuracy_gain or margin > best_margin + config.margin_gain
+        improved = (
+            accuracy > best_accuracy + config.accuracy_gain
+            or margin > best_margin + config.margin_gain
+        )
         best_accuracy, best_margin = max(best_accuracy, accuracy), max(best_margin, margin)
         waited = 0 if improved else waited + 1
     return waited >= config.patience

@@ -83,7 +83,11 @@ def _connect(config: TrainConfig) -> None:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     if not config.workers.gpus and not ray.is_initialized():
         weights = weight_bytes(config.model) * (2 if config.deepspeed.dtype == "float32" else 1)
-        check_memory(config.ray, config.workers.count * (PROCESS_BYTES + weights), "lower workers.count, or train on a cluster")
+        check_memory(
+            config.ray,
+            config.workers.count * (PROCESS_BYTES + weights),
+            "lower workers.count, or train on a cluster",
+        )
     connect(config.ray)
     if config.ray.address is None and "RAY_ADDRESS" not in os.environ:
         _check_room(config)
@@ -97,7 +101,9 @@ def _check_room(config: TrainConfig) -> None:
     for name, each in (("CPU", config.workers.cpus), ("GPU", config.workers.gpus)):
         if each * config.workers.count > have.get(name, 0):
             needed = f"{config.workers.count} workers x {each:g} {name}"
-            raise BadInput(f"{needed} do not fit into {have.get(name, 0):g}: lower workers.count or workers.{name.lower()}s")
+            raise BadInput(
+                f"{needed} do not fit into {have.get(name, 0):g}: lower workers.count or workers.{name.lower()}s"
+            )
 
 
 def _trainer(config: TrainConfig, arguments: dict[str, Any]) -> TorchTrainer:
@@ -107,7 +113,9 @@ def _trainer(config: TrainConfig, arguments: dict[str, Any]) -> TorchTrainer:
     return TorchTrainer(
         run_stage,  # type: ignore[arg-type]  # Ray's annotation has no return value; its Result does
         train_loop_config=arguments,
-        scaling_config=ScalingConfig(num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
+        ),
         torch_config=TorchConfig(timeout_s=COLLECTIVE_SECONDS),
         run_config=RunConfig(
             name=f"{arguments['name']}-{arguments['digest']}",
@@ -160,7 +168,10 @@ def _run(config: TrainConfig, stage: Planned, made: str, starts: list[str]) -> d
 def _clear(config: TrainConfig, stage: Planned, made: str) -> None:
     """What a finished stage needs no more: its saves, and Ray Train's own folder."""
     paths = RunPaths(config.run)
-    for left in (f"{paths.train}/{stage.name}-{made}", *(_saves(config, stage, made, zero) for zero in (0, 2, 3))):
+    for left in (
+        f"{paths.train}/{stage.name}-{made}",
+        *(_saves(config, stage, made, zero) for zero in (0, 2, 3)),
+    ):
         delete_folder(left)
 
 
@@ -182,7 +193,9 @@ def _alone(config: TrainConfig) -> Iterator[None]:
         with suppress(NotImplementedError):
             held.acquire()
     except Timeout:
-        raise BadInput(f"another process is training run={config.run}: wait for it, or choose another run=") from None
+        raise BadInput(
+            f"another process is training run={config.run}: wait for it, or choose another run="
+        ) from None
     try:
         yield
     finally:
@@ -200,10 +213,15 @@ def _write_model(config: TrainConfig, stages: list[dict[str, Any]]) -> None:
     paths = RunPaths(config.run)
     merged = f"{paths.stage(stages[-1]['name'])}/merged"
     trained = {one["name"]: one["digest"] for one in stages}
-    record = json.dumps({"base": config.model, "recipe": config.recipe, "stages": trained}, indent=1) + "\n"
+    record = (
+        json.dumps({"base": config.model, "recipe": config.recipe, "stages": trained}, indent=1)
+        + "\n"
+    )
     there = _sizes(paths.model)
     if "training.json" in there and read_bytes(f"{paths.model}/training.json").decode() == record:
-        weights = {name: size for name, size in _sizes(merged).items() if name.endswith(".safetensors")}
+        weights = {
+            name: size for name, size in _sizes(merged).items() if name.endswith(".safetensors")
+        }
         if weights.items() <= there.items():
             return
     part = work_folder(paths.model)
@@ -211,8 +229,14 @@ def _write_model(config: TrainConfig, stages: list[dict[str, Any]]) -> None:
     forget(merged)
     Path(part, "training.json").write_text(record)
     Path(part, "README.md").write_text(model_card(config, stages))
-    histories = {one["name"]: read_bytes(f"{paths.stage(one['name'])}/history.jsonl").decode().splitlines() for one in stages}
-    curves({name: [json.loads(line) for line in lines] for name, lines in histories.items()}, Path(part, "curves.png"))
+    histories = {
+        one["name"]: read_bytes(f"{paths.stage(one['name'])}/history.jsonl").decode().splitlines()
+        for one in stages
+    }
+    curves(
+        {name: [json.loads(line) for line in lines] for name, lines in histories.items()},
+        Path(part, "curves.png"),
+    )
     publish(part, paths.model)
 
 
@@ -224,7 +248,9 @@ def train(config: TrainConfig, plan: Plan) -> dict[str, Any]:
     starts = [config.model]
     facts = []
     with _alone(config):
-        made = zip(plan.stages, digests(config, plan.stages), finished(config, plan.stages), strict=True)
+        made = zip(
+            plan.stages, digests(config, plan.stages), finished(config, plan.stages), strict=True
+        )
         for stage, digest, before in made:
             if before is not None:
                 print(f"{stage.name}: finished before", flush=True)
@@ -237,10 +263,17 @@ def train(config: TrainConfig, plan: Plan) -> dict[str, Any]:
 
 def summary(facts: dict[str, Any]) -> str:
     """What was trained, for a person to read."""
-    lines = [f"{'stage':<12} {'steps':>6} {'loss':>17} {'accuracy':>15} {'skipped':>8} {'seconds':>8}"]
+    lines = [
+        f"{'stage':<12} {'steps':>6} {'loss':>17} {'accuracy':>15} {'skipped':>8} {'seconds':>8}"
+    ]
     for stage in facts["stages"]:
         first, last = stage["first"], stage["last"]
-        loss, accuracy = (f"{first[key]:.3f} -> {last[key]:.3f}" if key in last else "" for key in ("loss", "accuracy"))
+        loss, accuracy = (
+            f"{first[key]:.3f} -> {last[key]:.3f}" if key in last else ""
+            for key in ("loss", "accuracy")
+        )
         skipped = sum(stage["skipped"].values())
-        lines.append(f"{stage['name']:<12} {stage['steps']:>6} {loss:>17} {accuracy:>15} {skipped:>8} {stage['seconds']:>8}")
+        lines.append(
+            f"{stage['name']:<12} {stage['steps']:>6} {loss:>17} {accuracy:>15} {skipped:>8} {stage['seconds']:>8}"
+        )
     return "\n".join([*lines, f"model: {facts['model']}"])

@@ -6,7 +6,14 @@ from typing import Any, Literal
 
 import torch
 
-from tempo_ray.config import AlignConfig, LoraConfig, LossConfig, OptimizerConfig, SftConfig, TrainConfig
+from tempo_ray.config import (
+    AlignConfig,
+    LoraConfig,
+    LossConfig,
+    OptimizerConfig,
+    SftConfig,
+    TrainConfig,
+)
 from tempo_ray.models.vlm import load_model
 from tempo_ray.train import deepspeed
 from tempo_ray.train.attention import use_packed_attention
@@ -61,8 +68,16 @@ class Work:
         return getattr(torch, self.config.deepspeed.dtype)
 
     def steps(self, groups: Sequence[Group], workers: int) -> list[Step]:
-        epochs = self.config.align.curriculum.epochs if self.kind == "align" else self.config.sft.epochs
-        return plan_steps([group.size for group in groups], self.part.batch, workers, epochs, self.config.seed + self.number)
+        epochs = (
+            self.config.align.curriculum.epochs if self.kind == "align" else self.config.sft.epochs
+        )
+        return plan_steps(
+            [group.size for group in groups],
+            self.part.batch,
+            workers,
+            epochs,
+            self.config.seed + self.number,
+        )
 
 
 @dataclass(frozen=True)
@@ -125,9 +140,13 @@ def make_learner(work: Work, universal: bool = False) -> Learner:
     return Learner(engine, reference, kind == "flex")
 
 
-def align_losses(learner: Learner, batch: Batch, config: LossConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def align_losses(
+    learner: Learner, batch: Batch, config: LossConfig
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """(pairs,) losses and metrics."""
-    logps, reference = learner.both_logps(batch) if config.type != "simpo" else (learner.logps(batch), None)
+    logps, reference = (
+        learner.both_logps(batch) if config.type != "simpo" else (learner.logps(batch), None)
+    )
     if reference is None:
         return pair_losses(_scores(answer_sums(logps, batch), None, batch), config)
     ours, theirs = answer_sums(logps, batch), answer_sums(reference, batch)

@@ -24,7 +24,11 @@ def stage_groups(config: TrainConfig, name: str) -> Sequence[Group]:
         assert config.sft.data is not None
         return read_conversations(config.sft.data)
     pairs = read_pairs(config.pairs or RunPaths(config.run).pairs)
-    return next(stage.groups for stage in make_stages(pairs, config.align.curriculum, config.seed) if stage.name == name)
+    return next(
+        stage.groups
+        for stage in make_stages(pairs, config.align.curriculum, config.seed)
+        if stage.name == name
+    )
 
 
 def _observer(stage: str) -> Callable[[dict[str, float]], None]:
@@ -34,7 +38,9 @@ def _observer(stage: str) -> Callable[[dict[str, float]], None]:
     def observe(entry: dict[str, float]) -> None:
         for name, value in entry.items():
             if name not in gauges:
-                gauges[name] = Gauge(f"tempo_train_{name}", name.replace("_", " "), tag_keys=("stage",))
+                gauges[name] = Gauge(
+                    f"tempo_train_{name}", name.replace("_", " "), tag_keys=("stage",)
+                )
             gauges[name].set(value, {"stage": stage})
 
     return observe
@@ -74,7 +80,9 @@ def run_stage(arguments: dict[str, Any]) -> dict[str, Any]:
             observe=_observer(work.name),
             saves=arguments["saves"],
             result=result,
-            events=Path(paths.train, "tensorboard", work.name) if "://" not in config.run else Path(spare, work.name),
+            events=Path(paths.train, "tensorboard", work.name)
+            if "://" not in config.run
+            else Path(spare, work.name),
         )
         facts = train_stage(work, stage_groups(config, work.name), outside)
         if context.get_world_rank() == 0 and "stopped" not in facts:

@@ -14,10 +14,14 @@ from tempo_ray.models.vlm import load_model
 
 # anchored at the language model: gate_proj, up_proj and down_proj are names of the vision tower too
 LANGUAGE = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-VISION = r".*visual\.(blocks|merger|deepstack_merger_list)\..*(qkv|proj|linear_fc1|linear_fc2|mlp\.[02])"
+VISION = (
+    r".*visual\.(blocks|merger|deepstack_merger_list)\..*(qkv|proj|linear_fc1|linear_fc2|mlp\.[02])"
+)
 
 
-def add_adapter(model: PreTrainedModel, lora: LoraConfig, seed: int, train_vision: bool = False) -> PeftModel:
+def add_adapter(
+    model: PreTrainedModel, lora: LoraConfig, seed: int, train_vision: bool = False
+) -> PeftModel:
     """LoRA on all linear layers of the language model, and of the vision tower if asked; the rest is frozen.
 
     Every worker draws the same weights: ZeRO takes each worker's share of its own draw.
@@ -40,7 +44,12 @@ def open_weights(model: PreTrainedModel, train_vision: bool = False) -> None:
 
 
 def save_merged(
-    source: str, weights: dict[str, torch.Tensor], lora: LoraConfig | None, dtype: torch.dtype, folder: Path, processor: Any
+    source: str,
+    weights: dict[str, torch.Tensor],
+    lora: LoraConfig | None,
+    dtype: torch.dtype,
+    folder: Path,
+    processor: Any,
 ) -> None:
     """Weights as `deepspeed.trained_weights` names them -> `folder/merged`, and `folder/adapter` for LoRA.
 
@@ -52,7 +61,9 @@ def save_merged(
     adapted = None if lora is None else add_adapter(model, lora, 0, train_vision)
     unknown = model.load_state_dict(weights, strict=False).unexpected_keys
     if unknown:
-        raise ValueError(f"{len(unknown)} trained weights have no place in {source}, {unknown[0]} for one")
+        raise ValueError(
+            f"{len(unknown)} trained weights have no place in {source}, {unknown[0]} for one"
+        )
     if adapted is not None:
         adapted.save_pretrained(str(folder / "adapter"))
         model = adapted.merge_and_unload(safe_merge=True)

@@ -36,7 +36,9 @@ class PairScores:
     rejected_tokens: Int[Tensor, "pairs"]
 
 
-def _rewards(scores: PairScores, config: LossConfig) -> tuple[Float[Tensor, "pairs"], Float[Tensor, "pairs"]]:
+def _rewards(
+    scores: PairScores, config: LossConfig
+) -> tuple[Float[Tensor, "pairs"], Float[Tensor, "pairs"]]:
     """r of chosen and of rejected, without beta. h is their difference."""
     chosen, rejected = scores.chosen, scores.rejected
     if config.type != "simpo":
@@ -61,7 +63,9 @@ def _preference(h: Float[Tensor, "pairs"], config: LossConfig) -> Float[Tensor, 
     return right + wrong if config.type == "sigmoid" else (right - wrong) / (1 - 2 * smoothing)
 
 
-def pair_losses(scores: PairScores, config: LossConfig) -> tuple[Float[Tensor, "pairs"], dict[str, Float[Tensor, "pairs"]]]:
+def pair_losses(
+    scores: PairScores, config: LossConfig
+) -> tuple[Float[Tensor, "pairs"], dict[str, Float[Tensor, "pairs"]]]:
     """Losses, and what to watch, without gradient.
 
     A reward is beta times what the loss compares; `accuracy` is 1 where chosen has the larger one. `chosen_drift` is the
@@ -87,7 +91,9 @@ def pair_losses(scores: PairScores, config: LossConfig) -> tuple[Float[Tensor, "
     return losses, {name: value.detach() for name, value in metrics.items()}
 
 
-def kl_estimate(logps: Float[Tensor, "tokens"], reference: Float[Tensor, "tokens"]) -> Float[Tensor, "tokens"]:
+def kl_estimate(
+    logps: Float[Tensor, "tokens"], reference: Float[Tensor, "tokens"]
+) -> Float[Tensor, "tokens"]:
     """exp(q) - 1 - q with q = log p_ref - log p, never negative.
 
     An unbiased estimate of KL(model || reference) where the tokens come from the model (Schulman 2020, "k3"); here they

@@ -38,7 +38,11 @@ def _files(folder: str) -> dict[str, int]:
     """Paths below the folder, with their sizes."""
     filesystem, path = resolve(folder)
     found = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    sizes = {posixpath.relpath(info.path, path): info.size for info in found if info.type == fs.FileType.File}
+    sizes = {
+        posixpath.relpath(info.path, path): info.size
+        for info in found
+        if info.type == fs.FileType.File
+    }
     return {name: size for name, size in sizes.items() if name != INVENTORY}
 
 
@@ -121,7 +125,9 @@ def write(root: str, step: int, parts: Callable[[str], None]) -> None:
 def _prune(root: str) -> None:
     """Keeps the last whole saves and nothing else."""
     filesystem, path = resolve(root)
-    whole = [step for step in reversed(_steps(root)) if _read(posixpath.join(root, step)) is not None]
+    whole = [
+        step for step in reversed(_steps(root)) if _read(posixpath.join(root, step)) is not None
+    ]
     found = filesystem.get_file_info(fs.FileSelector(path))
     for info in found:
         if info.type == fs.FileType.Directory and info.base_name not in whole[:KEPT]:
@@ -168,11 +174,19 @@ def _convert(save: Save, uri: str) -> None:
     with tempfile.TemporaryDirectory(dir=None if "://" in uri else Path(uri).parent) as made:
         source = str(Path(fetch(save.uri), TAG))
         # a save of zero_stage 2 says nothing of how its parameters are to be joined: none of ours is split
-        words = ["--input_folder", source, "--output_folder", str(Path(made, TAG)), "--inject_missing_state"]
+        words = [
+            "--input_folder",
+            source,
+            "--output_folder",
+            str(Path(made, TAG)),
+            "--inject_missing_state",
+        ]
         command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"{save.uri} could not be made a universal checkpoint: {done.stderr.strip().splitlines()[-1]}")
+            raise RuntimeError(
+                f"{save.uri} could not be made a universal checkpoint: {done.stderr.strip().splitlines()[-1]}"
+            )
         filesystem, path = resolve(uri)
         fs.copy_files(made, path, destination_filesystem=filesystem)
     inventory = {"step": save.step, "workers": save.workers, "files": _files(uri)}

@@ -16,8 +16,12 @@ class Scorer(torch.nn.Module):
     def __init__(self, model: PreTrainedModel, adapter: PeftModel | None = None) -> None:
         super().__init__()
         self.model = model
-        self._without_adapter = adapter.disable_adapter if adapter is not None else None  # a method: no module of ours
-        self._vision_is_frozen = not any(one.requires_grad for name, one in model.named_parameters() if "visual" in name)
+        self._without_adapter = (
+            adapter.disable_adapter if adapter is not None else None
+        )  # a method: no module of ours
+        self._vision_is_frozen = not any(
+            one.requires_grad for name, one in model.named_parameters() if "visual" in name
+        )
 
     def forward(
         self, inputs: dict[str, Any], source: Tensor, target: Tensor, reference: bool = False
@@ -36,7 +40,9 @@ class Scorer(torch.nn.Module):
                 seen = {}
         return self._logps(inputs, seen, source, target), theirs
 
-    def _logps(self, inputs: dict[str, Any], seen: dict[str, Any], source: Tensor, target: Tensor) -> Tensor:
+    def _logps(
+        self, inputs: dict[str, Any], seen: dict[str, Any], source: Tensor, target: Tensor
+    ) -> Tensor:
         """`seen` holds the videos' features, or takes them."""
         base = self.model.model
         rest = dict(inputs)

@@ -29,17 +29,24 @@ def _items(file: str) -> list[Any]:
     except json.JSONDecodeError as error:
         raise BadConversations(f"{file}: not JSON: {error}") from error
     items = []
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would part at characters that JSON leaves in a string
+    for number, line in enumerate(
+        text.split("\n"), 1
+    ):  # splitlines would part at characters that JSON leaves in a string
         try:
             items += [json.loads(line)] if line.strip() else []
         except json.JSONDecodeError as error:
-            raise BadConversations(f"{file}: neither a JSON list nor JSONL: line {number}: {error}") from error
+            raise BadConversations(
+                f"{file}: neither a JSON list nor JSONL: line {number}: {error}"
+            ) from error
     return items
 
 
 def _turns(item: dict[str, Any]) -> list[tuple[str, Any]]:
     if "conversations" in item:
-        return [(_ROLES.get(turn["from"], turn["from"]), turn["value"]) for turn in item["conversations"]]
+        return [
+            (_ROLES.get(turn["from"], turn["from"]), turn["value"])
+            for turn in item["conversations"]
+        ]
     return [(turn["role"], turn["content"]) for turn in item["messages"]]
 
 
@@ -48,7 +55,9 @@ def _content(content: Any) -> tuple[list[str | None], list[str]]:
     if content is None:
         return [], []
     if not isinstance(content, str):
-        other = next((part["type"] for part in content if part["type"] not in ("text", "video")), None)
+        other = next(
+            (part["type"] for part in content if part["type"] not in ("text", "video")), None
+        )
         if other is not None:
             raise ValueError(f"a part of type {other}; text and one video are supported")
         named = [part["video"] for part in content if part["type"] == "video" and "video" in part]
@@ -72,19 +81,27 @@ def _text(content: Any, whose: str) -> str:
 
 def _group(item: dict[str, Any], folder: str) -> Group:
     turns = _turns(item)
-    system = _text(turns.pop(0)[1], "the system message") if turns and turns[0][0] == "system" else None
+    system = (
+        _text(turns.pop(0)[1], "the system message") if turns and turns[0][0] == "system" else None
+    )
     roles = [role for role, _ in turns]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-        raise ValueError(f"turns are {', '.join(roles)}; questions and answers must alternate, and end with an answer")
+        raise ValueError(
+            f"turns are {', '.join(roles)}; questions and answers must alternate, and end with an answer"
+        )
     parts, named = _content(turns[0][1])
     videos = named or item.get("videos") or item["video"]
     videos = [videos] if isinstance(videos, str) else videos
     if parts.count(None) != 1 or len(videos) != 1:
-        raise ValueError(f"{parts.count(None)} {VIDEO} marks and {len(videos)} videos; exactly one of each is supported")
+        raise ValueError(
+            f"{parts.count(None)} {VIDEO} marks and {len(videos)} videos; exactly one of each is supported"
+        )
     uri = videos[0] if "://" in videos[0] else posixpath.join(folder, videos[0])
     questions = [_text(content, "a later question") for _, content in turns[2::2]]
     answer, *answers = [_text(content, "the answer") for _, content in turns[1::2]]
-    return Group(uri, tuple(parts), answer, system=system, later=tuple(zip(questions, answers, strict=True)))
+    return Group(
+        uri, tuple(parts), answer, system=system, later=tuple(zip(questions, answers, strict=True))
+    )
 
 
 def read_conversations(file: str) -> list[Group]:

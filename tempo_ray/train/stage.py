@@ -56,7 +56,9 @@ def make_trackers(work: Work, events: Path, history: Sequence[dict[str, float]])
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    PartialState(cpu=True)  # what accelerate's own logging asks for; the process group is there already
+    PartialState(
+        cpu=True
+    )  # what accelerate's own logging asks for; the process group is there already
     started: list[Any] = []
     anew = not events.exists()
     for name in work.config.trackers:
@@ -72,15 +74,26 @@ def make_trackers(work: Work, events: Path, history: Sequence[dict[str, float]])
 
 def _log(name: str, entry: dict[str, float], trackers: Sequence[Any]) -> None:
     for tracker in trackers:
-        tracker.log({f"{name}/{key}": value for key, value in entry.items()}, step=int(entry["step"]))
+        tracker.log(
+            {f"{name}/{key}": value for key, value in entry.items()}, step=int(entry["step"])
+        )
 
 
-def _show(name: str, entry: dict[str, float], steps: int, trackers: Sequence[Any], tell: Callable[[str], object]) -> None:
+def _show(
+    name: str,
+    entry: dict[str, float],
+    steps: int,
+    trackers: Sequence[Any],
+    tell: Callable[[str], object],
+) -> None:
     """The curves at every step, a line at some."""
     step = int(entry["step"])
     _log(name, entry, trackers)
     if step % math.ceil(steps / PROGRESS_LINES) == 0 or step in (1, steps):
-        shown = "  ".join(f"{key} {entry[key]:.4f}" for key in SHOWN if key in entry) or "nothing readable"
+        shown = (
+            "  ".join(f"{key} {entry[key]:.4f}" for key in SHOWN if key in entry)
+            or "nothing readable"
+        )
         tell(f"{name}  step {step}/{steps}  {shown}  {entry['seconds']:.2f} s")
 
 
@@ -90,7 +103,10 @@ def hardware() -> str:
         return torch.cuda.get_device_name()
     model = platform.processor() or platform.machine()
     with suppress(OSError), open("/proc/cpuinfo") as lines:
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+        model = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+            model,
+        )
     return f"{model}, {torch.get_num_threads()} threads of {os.cpu_count()}"
 
 
@@ -125,7 +141,9 @@ def _save(engine: Any, progress: Progress, root: str) -> str | None:
         saves.write(
             root,
             progress.step,
-            lambda folder: engine.save_checkpoint(folder, saves.TAG, client_state=state, exclude_frozen_parameters=True),
+            lambda folder: engine.save_checkpoint(
+                folder, saves.TAG, client_state=state, exclude_frozen_parameters=True
+            ),
         )
     return reason
 
@@ -151,7 +169,9 @@ def train_stage(work: Work, groups: Sequence[Group], outside: Outside) -> dict[s
     began = time.monotonic()
     rank, world = dist.get_rank(), dist.get_world_size()
     if not saves.seen_by_all(outside.saves):
-        return {"stopped": f"not all workers see {outside.saves}: run= must be on a disk that all nodes share, or a URI"}
+        return {
+            "stopped": f"not all workers see {outside.saves}: run= must be on a disk that all nodes share, or a URI"
+        }
     try:
         learner, progress = _start(work, outside.saves)
     except NotAModel as error:
@@ -162,7 +182,9 @@ def train_stage(work: Work, groups: Sequence[Group], outside: Outside) -> dict[s
         outside.tell(f"{work.name}  goes on after step {progress.step}")
     processor = load_processor(work.start, work.config.max_video_tokens)
     model_config = load_model_config(work.start)
-    one_step = Steps(work, learner, blank(processor, model_config, 2 if work.kind == "align" else 1))
+    one_step = Steps(
+        work, learner, blank(processor, model_config, 2 if work.kind == "align" else 1)
+    )
     adaptive = work.config.align.curriculum.adaptive if work.kind == "align" else None
     watched: Sequence[Group] = ()
     if adaptive is not None:
@@ -170,7 +192,9 @@ def train_stage(work: Work, groups: Sequence[Group], outside: Outside) -> dict[s
     plan = work.steps(groups, world)
     reader = Reader(work, processor, model_config)
     mine = watched[rank::world]
-    looks = [mine[at : at + LOOKED_AT] for at in range(0, math.ceil(len(watched) / world), LOOKED_AT)]
+    looks = [
+        mine[at : at + LOOKED_AT] for at in range(0, math.ceil(len(watched) / world), LOOKED_AT)
+    ]
     trackers = make_trackers(work, outside.events, progress.history) if rank == 0 else []
     start_seconds = time.monotonic() - began
     hands = [[groups[index] for index in step[rank]] for step in plan[progress.step :]]
@@ -183,24 +207,37 @@ def train_stage(work: Work, groups: Sequence[Group], outside: Outside) -> dict[s
             _show(work.name, entry, len(plan), trackers, outside.tell)
             outside.observe(entry)
         reason = _must_stop(work, progress, last=progress.step == len(plan))
-        if reason is None and progress.step % work.config.save_every_steps == 0 and progress.step < len(plan):
+        if (
+            reason is None
+            and progress.step % work.config.save_every_steps == 0
+            and progress.step < len(plan)
+        ):
             reason = _save(learner.engine, progress, outside.saves)
         if reason is not None:
             return {"stopped": reason}
         if adaptive is not None and plateaued(progress.history, adaptive):
-            outside.tell(f"{work.name}  has stopped to improve on what is held out: over after step {progress.step}")
+            outside.tell(
+                f"{work.name}  has stopped to improve on what is held out: over after step {progress.step}"
+            )
             break
     facts = _facts(work, groups, progress, len(plan))
     if facts["last"] is None:
-        return {"stopped": f"none of its {len(groups)} groups could be trained on, {progress.skipped[0]['message']} for one"}
+        return {
+            "stopped": f"none of its {len(groups)} groups could be trained on, {progress.skipped[0]['message']} for one"
+        }
     weights = deepspeed.trained_weights(learner.engine.module.model)
     if rank == 0:
         for tracker in trackers:
             tracker.finish()
         save_merged(work.start, weights, work.lora, work.dtype, outside.result, processor)
         for name, entries in (("history", progress.history), ("skipped", progress.skipped)):
-            (outside.result / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    return facts | {"start_seconds": round(start_seconds, 2), "seconds": round(time.monotonic() - began, 2)}
+            (outside.result / f"{name}.jsonl").write_text(
+                "".join(json.dumps(entry) + "\n" for entry in entries)
+            )
+    return facts | {
+        "start_seconds": round(start_seconds, 2),
+        "seconds": round(time.monotonic() - began, 2),
+    }
 
 
 def _must_stop(work: Work, progress: Progress, last: bool) -> str | None:

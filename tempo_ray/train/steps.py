@@ -59,7 +59,9 @@ class Reader:
     def read(self, group: Group) -> list[Tokens] | Skipped:
         config = self.work.config
         try:
-            found = read_group(self.processor, self.model_config, group, config.frames, config.max_tokens)
+            found = read_group(
+                self.processor, self.model_config, group, config.frames, config.max_tokens
+            )
         except Unusable as error:
             return {"uri": group.uri, "reason": error.reason, "message": str(error)}
         return [replace(one, pixels=one.pixels.to(self.work.dtype)) for one in found]
@@ -76,7 +78,9 @@ class Reader:
         coming: deque[Future[Ready]] = deque()
         with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(1) as packer:
             for hand in hands:
-                coming.append(packer.submit(self.packed, [readers.submit(self.read, group) for group in hand]))
+                coming.append(
+                    packer.submit(self.packed, [readers.submit(self.read, group) for group in hand])
+                )
                 if len(coming) > HANDS_AHEAD:
                     yield coming.popleft().result()
             while coming:
@@ -170,11 +174,18 @@ class Steps:
             for batch in self._filled(hand.rows, max(rows for _, rows in told)):
                 batch = batch.to(self.learner.engine.device)
                 losses, metrics = self._losses(batch)
-                named = {"loss": losses, "accuracy": metrics["accuracy"], "margin": metrics["margin"]}
+                named = {
+                    "loss": losses,
+                    "accuracy": metrics["accuracy"],
+                    "margin": metrics["margin"],
+                }
                 _add(sums, named, batch.weight)
         if not seen:
             return {}
-        return {f"held_out_{name}": value / seen for name, value in _sum(sums, self.learner.engine.device).items()}
+        return {
+            f"held_out_{name}": value / seen
+            for name, value in _sum(sums, self.learner.engine.device).items()
+        }
 
 
 def _add(sums: dict[str, torch.Tensor], values: dict[str, torch.Tensor], weight: float) -> None:

@@ -33,7 +33,13 @@ def video(tmp_path: Path) -> str:
 def test_every_frame_comes_once_in_chunks(video: str) -> None:
     with reading(video) as file:
         known = file.known
-        assert (known.frames, known.seconds, known.fps, known.width, known.height) == (96, 4.0, 24.0, 64, 64)
+        assert (known.frames, known.seconds, known.fps, known.width, known.height) == (
+            96,
+            4.0,
+            24.0,
+            64,
+            64,
+        )
         chunks = list(file.small(DecodeConfig(chunk_frames=7, short_side=32)))
         assert np.allclose(file.times, np.arange(96) / 24)
         assert decoder_of(video, file.times) == "decord"
@@ -84,7 +90,9 @@ def test_a_frame_rate_that_varies(tmp_path: Path) -> None:
         stream = container.add_stream("libx264", rate=30)
         stream.width = stream.height = 64
         for number, pts in enumerate(shown):
-            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 20 * number, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((64, 64, 3), 20 * number, np.uint8), format="rgb24"
+            )
             frame.pts = pts
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -100,7 +108,9 @@ def test_a_frame_rate_that_varies(tmp_path: Path) -> None:
 
 def test_less_than_announced_is_no_whole_video(tmp_path: Path) -> None:
     """The index of this file stands at its head, so that it opens however much of its tail is missing."""
-    horrors.encode(tmp_path / "v.mp4", horrors.shots(5, 48, 64, 64), options={"movflags": "faststart"})
+    horrors.encode(
+        tmp_path / "v.mp4", horrors.shots(5, 48, 64, 64), options={"movflags": "faststart"}
+    )
     whole = (tmp_path / "v.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 6 // 10])
     uri = str(tmp_path / "cut.mp4")

@@ -16,5 +16,10 @@ def test_each_file_becomes_the_right_row(tmp_path: Path) -> None:
     selector = Selector(SelectConfig(decode=DecodeConfig(attempts=1)))
     rows = {Path(video["uri"]).name: selector(video) for video in listed}
     selector.close()
-    found = {name: (row["status"], row["reason"] and row["reason"].split(" (")[0]) for name, row in rows.items()}
-    assert found == expected, {name: row["message"] for name, row in rows.items() if found[name] != expected[name]}
+    found = {
+        name: (row["status"], row["reason"] and row["reason"].split(" (")[0])
+        for name, row in rows.items()
+    }
+    assert found == expected, {
+        name: row["message"] for name, row in rows.items() if found[name] != expected[name]
+    }

@@ -28,9 +28,12 @@ def isolated() -> Isolated:
 
 
 @pytest.mark.parametrize(
-    ("how", "message"), [("segfault", "SIGSEGV"), ("hang", "longer than 3 s"), ("swell", "more than 1.1 GB of memory")]
+    ("how", "message"),
+    [("segfault", "SIGSEGV"), ("hang", "longer than 3 s"), ("swell", "more than 1.1 GB of memory")],
 )
-def test_a_bad_call_is_told_and_the_next_one_works(isolated: Isolated, how: str, message: str) -> None:
+def test_a_bad_call_is_told_and_the_next_one_works(
+    isolated: Isolated, how: str, message: str
+) -> None:
     assert isolated(misbehave, "work") != os.getpid()
     with pytest.raises((Crashed, TookTooLong), match=message):
         isolated(misbehave, how)

@@ -28,7 +28,14 @@ def answer(kind: str, text: str, **other: Any) -> dict[str, Any]:
 
 
 def row(*answers: dict[str, Any]) -> dict[str, Any]:
-    return {"video_id": "v", "uri": "v.mp4", "answers": list(answers), "model": "m", "model_hash": "h", "config_hash": "c"}
+    return {
+        "video_id": "v",
+        "uri": "v.mp4",
+        "answers": list(answers),
+        "model": "m",
+        "model_hash": "h",
+        "config_hash": "c",
+    }
 
 
 @pytest.mark.parametrize(
@@ -36,7 +43,11 @@ def row(*answers: dict[str, Any]) -> dict[str, Any]:
     [
         (answer("clean", "a b c"), answer("shuffle", "c b a"), []),
         (answer("clean", "a b"), answer("shuffle", "x a b"), ["chosen_not_in_rejected"]),
-        (answer("clean", "a b c", finish_reason="length"), answer("shuffle", "c b a"), ["chosen_complete"]),
+        (
+            answer("clean", "a b c", finish_reason="length"),
+            answer("shuffle", "c b a"),
+            ["chosen_complete"],
+        ),
         (answer("clean", "ab"), answer("drop", "cd"), ["drop_chosen_longer"]),
         (answer("clean", "abc"), answer("drop", "cd"), []),
         (answer("clean", "abcd"), answer("reverse", "x" * 6), []),
@@ -53,7 +64,9 @@ def test_each_rule(chosen: dict[str, Any], rejected: dict[str, Any], broken: lis
 
 
 def test_a_pair_carries_its_origin_and_is_drawn_alike_again() -> None:
-    judged = row(answer("clean", "a b c"), answer("shuffle", "c b a", order=[3, 2, 1, 0], order_distance=1.0))
+    judged = row(
+        answer("clean", "a b c"), answer("shuffle", "c b a", order=[3, 2, 1, 0], order_distance=1.0)
+    )
     pair, *none = make_pairs(judged, tuple("pqrstu"), PairsConfig(), 7, "h")
     assert not none
     assert set(pair) == set(PAIR.names)

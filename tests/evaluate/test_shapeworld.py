@@ -2,7 +2,13 @@ import json
 
 import pytest
 
-from tempo_ray.evaluate.tasks.shapeworld import BadQuestions, Question, grade, normalise, read_questions
+from tempo_ray.evaluate.tasks.shapeworld import (
+    BadQuestions,
+    Question,
+    grade,
+    normalise,
+    read_questions,
+)
 
 TEXT = "What happens first?\nA. a red circle grows\nB. a blue cross moves up slowly\nC. a green square spins"
 OPTIONS = ["a red circle grows", "a blue cross moves up slowly", "a green square spins"]
@@ -69,12 +75,20 @@ def write(folder, rows):
     (folder / "videos").mkdir(exist_ok=True)
     (folder / "videos/1.mp4").write_bytes(b"video")
     file = folder / "questions.jsonl"
-    file.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    file.write_text(
+        "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
+    )
     return str(file)
 
 
 def row(**changes):
-    base = {"question_id": "1", "video": "videos/1.mp4", "kind": "first", "needs": "order", "text": TEXT}
+    base = {
+        "question_id": "1",
+        "video": "videos/1.mp4",
+        "kind": "first",
+        "needs": "order",
+        "text": TEXT,
+    }
     return base | {"options": OPTIONS, "answer": OPTIONS[0]} | changes
 
 
@@ -86,7 +100,9 @@ def test_reads_questions_and_finds_their_videos(tmp_path):
 
 
 def test_limit_takes_the_first(tmp_path):
-    assert [one.question_id for one in read_questions(write(tmp_path, [row(), row(question_id="2")]), 1)] == ["1"]
+    assert [
+        one.question_id for one in read_questions(write(tmp_path, [row(), row(question_id="2")]), 1)
+    ] == ["1"]
 
 
 @pytest.mark.parametrize(

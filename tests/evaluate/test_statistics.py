@@ -61,13 +61,17 @@ def test_bootstrap_draws_videos_not_questions():
 
 def test_bootstrap_weighs_videos_by_their_questions():
     # two videos, of 1 and 3 questions: the draws are both first (1.0), both second (0.0), and one of each (1/4)
-    low, high = bootstrap_interval(np.array([1.0, 0.0, 0.0, 0.0]), np.array([0, 1, 1, 1]), 1000, seed=1)
+    low, high = bootstrap_interval(
+        np.array([1.0, 0.0, 0.0, 0.0]), np.array([0, 1, 1, 1]), 1000, seed=1
+    )
     assert (low, high) == (0.0, 1.0)
 
 
 def test_bootstrap_is_seeded():
     differences, clusters = np.array([1.0, 0.0, -1.0, 1.0, 1.0, 0.0]), np.arange(6)
-    assert bootstrap_interval(differences, clusters, 500, seed=3) == bootstrap_interval(differences, clusters, 500, seed=3)
+    assert bootstrap_interval(differences, clusters, 500, seed=3) == bootstrap_interval(
+        differences, clusters, 500, seed=3
+    )
 
 
 def test_bootstrap_in_steps_is_the_same_number_of_draws():

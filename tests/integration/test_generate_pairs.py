@@ -33,7 +33,13 @@ CONFIG = ["--config", "jobs/configs/embedded.yaml"]
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     for seed in range(GOOD):
-        write_video(draw_story(np.random.default_rng(seed), 4 + seed % 3), folder / f"good {seed}.mp4", 24, 64, 64)
+        write_video(
+            draw_story(np.random.default_rng(seed), 4 + seed % 3),
+            folder / f"good {seed}.mp4",
+            24,
+            64,
+            64,
+        )
     write_video(draw_story(np.random.default_rng(9), 2), folder / "two shots.mp4", 24, 64, 64)
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.mp4").write_text("no video\n" * 99)
@@ -44,7 +50,12 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "jobs/generate_pairs.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
+        [sys.executable, "jobs/generate_pairs.py", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
 
 
@@ -52,7 +63,11 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def done(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     # relative, as people write it: Ray's workers have working directories of their own
-    finished = run(*CONFIG, f"run={os.path.relpath(folder, ROOT)}", f"videos.input={os.path.relpath(videos, ROOT)}")
+    finished = run(
+        *CONFIG,
+        f"run={os.path.relpath(folder, ROOT)}",
+        f"videos.input={os.path.relpath(videos, ROOT)}",
+    )
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert f"videos in 10 = kept {GOOD} + dropped 1 + failed 3" in finished.stdout
     return folder
@@ -61,7 +76,12 @@ def done(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_file_is_accounted_for(done: Path) -> None:
     summary = json.loads((done / "summary" / "generate_pairs.json").read_text())
     assert summary["status"] == "done"
-    assert (summary["videos_in"], summary["kept"], summary["dropped"], summary["failed"]) == (10, GOOD, 1, 3)
+    assert (summary["videos_in"], summary["kept"], summary["dropped"], summary["failed"]) == (
+        10,
+        GOOD,
+        1,
+        3,
+    )
     rows = ds.dataset(done / "answers", format="parquet").to_table().to_pylist()
     assert set(rows[0]) == set(ANSWERS.names)
     reasons = {Path(row["uri"]).name: row["reason"] for row in rows}
@@ -77,7 +97,9 @@ def test_the_model_sees_and_tells(done: Path) -> None:
         if row["status"] != "kept":
             continue
         seed = int(Path(row["uri"]).stem.split()[1])
-        events = [event.text() for event in draw_story(np.random.default_rng(seed), 4 + seed % 3).events]
+        events = [
+            event.text() for event in draw_story(np.random.default_rng(seed), 4 + seed % 3).events
+        ]
         captions = [clip["caption"].rstrip(".") for clip in row["clips"]]
         clips += len(events)
         if len(captions) != len(events):
@@ -97,7 +119,9 @@ def test_pairs_differ_in_what_their_author_saw(done: Path) -> None:
     for folder in ("videos", "answers", "pairs"):
         metadata = ds.dataset(done / folder, format="parquet").schema.metadata
         assert metadata[b"tempo_ray.schema_version"] == SCHEMA_VERSION.encode()
-        assert (done / "config" / f"generate_pairs-{metadata[b'tempo_ray.config_hash'].decode()}.yaml").is_file()
+        assert (
+            done / "config" / f"generate_pairs-{metadata[b'tempo_ray.config_hash'].decode()}.yaml"
+        ).is_file()
     assert table.column_names == PAIR.names
     pairs = table.to_pylist()
     assert len(pairs) > 5 * GOOD
@@ -113,7 +137,13 @@ def test_a_pair_is_explained_from_its_id_alone(done: Path) -> None:
     pair = ds.dataset(done / "pairs", format="parquet").head(1).to_pylist()[0]
     told = run("explain", pair["pair_id"], f"run={done}")
     assert told.returncode == 0, told.stderr[-2000:]
-    for part in (pair["uri"], pair["model_hash"], pair["prompt"], "chosen (clean;", f"rejected ({pair['perturbation']}, r = "):
+    for part in (
+        pair["uri"],
+        pair["model_hash"],
+        pair["prompt"],
+        "chosen (clean;",
+        f"rejected ({pair['perturbation']}, r = ",
+    ):
         assert part in told.stdout
     assert told.stdout.count("passed  ") == len(pair["rules"])
     assert "strengths:" in told.stdout  # the whole config
@@ -125,7 +155,11 @@ def test_videos_are_ranked_by_richness(done: Path) -> None:
     ranked = run("rank", f"run={done}")
     assert ranked.returncode == 0, ranked.stderr
     assert f"{GOOD} videos; richness" in ranked.stdout
-    found = [float(line.split()[0]) for line in ranked.stdout.split("the richest:")[1].splitlines() if line]
+    found = [
+        float(line.split()[0])
+        for line in ranked.stdout.split("the richest:")[1].splitlines()
+        if line
+    ]
     assert len(found) == GOOD
     assert found == sorted(found, reverse=True)
     assert found[0] > found[-1]
@@ -155,7 +189,12 @@ def test_export_is_what_trainers_read(done: Path, tmp_path: Path) -> None:
     assert factory["conversations"][0]["value"].count("<video>") == len(factory["videos"]) == 1
     info = json.loads((done / "export" / "dataset_info.json").read_text())["tempo_ray"]
     assert set(info["columns"].values()) == set(factory)
-    loaded = load_dataset("json", data_files=str(done / "export" / "trl.jsonl"), split="train", cache_dir=str(tmp_path))
+    loaded = load_dataset(
+        "json",
+        data_files=str(done / "export" / "trl.jsonl"),
+        split="train",
+        cache_dir=str(tmp_path),
+    )
     assert len(loaded) == len(pairs)
     assert is_conversational(loaded[0])
     assert loaded[0]["videos"] == [one["uri"]]
@@ -165,16 +204,27 @@ def test_export_is_what_trainers_read(done: Path, tmp_path: Path) -> None:
     assert written["chosen"].startswith(one["chosen"])
     assert written["rejected"].startswith(one["rejected"])
     refused = run("export", "csv", f"run={done}")
-    assert (refused.returncode, "one of trl, ms_swift, llama_factory" in refused.stderr) == (2, True)
+    assert (refused.returncode, "one of trl, ms_swift, llama_factory" in refused.stderr) == (
+        2,
+        True,
+    )
 
 
 def test_the_same_command_again_asks_the_model_nothing(done: Path, videos: Path) -> None:
     before = sorted(file.name for file in (done / "answers").iterdir())
-    pairs = ds.dataset(done / "pairs", format="parquet").to_table(columns=["pair_id"])["pair_id"].to_pylist()
+    pairs = (
+        ds.dataset(done / "pairs", format="parquet")
+        .to_table(columns=["pair_id"])["pair_id"]
+        .to_pylist()
+    )
     again = run(*CONFIG, f"run={done}", f"videos.input={videos}")
     assert again.returncode == 0, again.stderr[-3000:]
     assert sorted(file.name for file in (done / "answers").iterdir()) == before
-    same = ds.dataset(done / "pairs", format="parquet").to_table(columns=["pair_id"])["pair_id"].to_pylist()
+    same = (
+        ds.dataset(done / "pairs", format="parquet")
+        .to_table(columns=["pair_id"])["pair_id"]
+        .to_pylist()
+    )
     assert sorted(same) == sorted(pairs)
 
 
@@ -197,9 +247,19 @@ def test_horrors_end_as_the_right_rows_and_what_passes_is_tried_again(tmp_path: 
     folder.mkdir()
     expected = horrors.make(folder)
     (folder / "closed.mp4").write_bytes((folder / "good.mp4").read_bytes())
-    words = [*CONFIG, f"run={out}", f"videos.input={folder}", "respond.form=video", "select.decode.attempts=1"]
+    words = [
+        *CONFIG,
+        f"run={out}",
+        f"videos.input={folder}",
+        "respond.form=video",
+        "select.decode.attempts=1",
+    ]
     with subprocess.Popen(
-        [sys.executable, "jobs/generate_pairs.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "jobs/generate_pairs.py", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         assert process.stdout is not None
         listed = next(line for line in process.stdout if "in the manifest" in line)
@@ -211,14 +271,22 @@ def test_horrors_end_as_the_right_rows_and_what_passes_is_tried_again(tmp_path: 
     assert process.returncode == 0, said[-3000:]
     assert listed.startswith(f"{len(expected) + 1} videos")
     rows = ds.dataset(out / "answers", format="parquet").to_table().to_pylist()
-    found = {Path(row["uri"]).name: (row["status"], row["reason"] and row["reason"].split(" (")[0]) for row in rows}
-    passing = {name for name, (_, reason) in expected.items() if reason == "cannot be read now"} | {"closed.mp4"}
+    found = {
+        Path(row["uri"]).name: (row["status"], row["reason"] and row["reason"].split(" (")[0])
+        for row in rows
+    }
+    passing = {name for name, (_, reason) in expected.items() if reason == "cannot be read now"} | {
+        "closed.mp4"
+    }
     assert found == {name: outcome for name, outcome in expected.items() if name not in passing}
     first = summary(out)
     assert (first["to_try_again"], first["videos_in"]) == (len(passing), len(expected) + 1)
-    assert {pair["form"] for pair in ds.dataset(out / "pairs", format="parquet").to_table(columns=["form"]).to_pylist()} == {
-        "video"
-    }
+    assert {
+        pair["form"]
+        for pair in ds.dataset(out / "pairs", format="parquet")
+        .to_table(columns=["form"])
+        .to_pylist()
+    } == {"video"}
 
     (folder / "closed.mp4").unlink()
     shutil.copy(folder / "good.mp4", folder / "closed.mp4")
@@ -240,17 +308,29 @@ def test_horrors_end_as_the_right_rows_and_what_passes_is_tried_again(tmp_path: 
         (["videos.input={texts}"], "no videos in it (1 files of other kinds)"),
         (["videos.input={videos}", "respond.model={texts}"], "no config.json in it"),
         (["videos.input={videos}", "respond.model=/no/model"], "no such folder"),
-        (["videos.input={videos}", "respond.engine.kv_cache_bytes=1000000000000000"], "lower respond.pool.min_size or"),
+        (
+            ["videos.input={videos}", "respond.engine.kv_cache_bytes=1000000000000000"],
+            "lower respond.pool.min_size or",
+        ),
         (["videos.input={videos}", "run=/proc/nothing"], "cannot write to run="),
-        (["videos.input={videos}", "run={texts}/working_dir_files/_ray_pkg_1/x"], "give an absolute path or a URI"),
+        (
+            ["videos.input={videos}", "run={texts}/working_dir_files/_ray_pkg_1/x"],
+            "give an absolute path or a URI",
+        ),
     ],
 )
-def test_bad_input_is_refused_in_seconds(words: list[str], message: str, videos: Path, tmp_path: Path) -> None:
+def test_bad_input_is_refused_in_seconds(
+    words: list[str], message: str, videos: Path, tmp_path: Path
+) -> None:
     texts = tmp_path / "texts"
     texts.mkdir()
     (texts / "a.txt").write_text("x")
     began = time.monotonic()
-    refused = run(*CONFIG, f"run={tmp_path / 'run'}", *(word.format(texts=texts, videos=videos) for word in words))
+    refused = run(
+        *CONFIG,
+        f"run={tmp_path / 'run'}",
+        *(word.format(texts=texts, videos=videos) for word in words),
+    )
     assert refused.returncode == 2
     assert message in refused.stderr
     assert len(refused.stderr.strip().splitlines()) <= 2
@@ -267,7 +347,10 @@ def free_port() -> int:
 def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A Ray cluster of this test alone; yields the environment in which the ray command finds it."""
     binaries = Path(sys.executable).parent
-    environment = os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
+    environment = os.environ | {
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "disabled",
+    }
     port = free_port()
     # of its own: the address of a cluster that has ended must not be found by later ones; short, for its sockets
     temporary = tempfile.mkdtemp(prefix="ray-")
@@ -282,7 +365,11 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     ]
     with (tmp_path / "ray.log").open("w") as log:
         process = subprocess.Popen(
-            [str(binaries / "ray"), "start", *words], env=environment, stdout=log, stderr=log, start_new_session=True
+            [str(binaries / "ray"), "start", *words],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}
@@ -292,17 +379,35 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def test_the_job_is_submitted_as_it_is(cluster: dict[str, str], videos: Path, tmp_path: Path) -> None:
+def test_the_job_is_submitted_as_it_is(
+    cluster: dict[str, str], videos: Path, tmp_path: Path
+) -> None:
     few = tmp_path / "few"
     few.mkdir()
     for seed in range(2):
         shutil.copy(videos / f"good {seed}.mp4", few)
     words = [*CONFIG, f"run={tmp_path / 'run'}", f"videos.input={few}", "respond.form=clip"]
-    submit = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "jobs/generate_pairs.py", *words]
+    submit = [
+        "ray",
+        "job",
+        "submit",
+        "--working-dir",
+        ".",
+        "--",
+        "python",
+        "jobs/generate_pairs.py",
+        *words,
+    ]
     deadline = time.monotonic() + 120
     while True:
-        done = subprocess.run(submit, cwd=ROOT, env=cluster, capture_output=True, text=True, timeout=500, check=False)
-        if done.returncode == 0 or "Failed to connect" not in done.stderr + done.stdout or time.monotonic() > deadline:
+        done = subprocess.run(
+            submit, cwd=ROOT, env=cluster, capture_output=True, text=True, timeout=500, check=False
+        )
+        if (
+            done.returncode == 0
+            or "Failed to connect" not in done.stderr + done.stdout
+            or time.monotonic() > deadline
+        ):
             break
         time.sleep(2)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -310,4 +415,6 @@ def test_the_job_is_submitted_as_it_is(cluster: dict[str, str], videos: Path, tm
     pairs = ds.dataset(tmp_path / "run" / "pairs", format="parquet").to_table().to_pylist()
     assert {pair["form"] for pair in pairs} == {"clip"}
     summary = json.loads((tmp_path / "run" / "summary" / "generate_pairs.json").read_text())
-    assert summary["media_cache_hit_rate"] > 0.8  # of all orders that show a clip, the first alone has it encoded
+    assert (
+        summary["media_cache_hit_rate"] > 0.8
+    )  # of all orders that show a clip, the first alone has it encoded

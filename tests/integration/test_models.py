@@ -44,17 +44,27 @@ try:
 except EngineDied as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-3:] == ["48 49 True", "True", "the engine has ended: it was closed"]
+    assert done.stdout.splitlines()[-3:] == [
+        "48 49 True",
+        "True",
+        "the engine has ended: it was closed",
+    ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_is_as_good_as_its_record(family: str) -> None:
     """Two standard deviations of a share over 60 examples are about 0.06 near 0.95."""
-    script = f"import json; from pathlib import Path; from tempo_ray.shapeworld.exam import examine; \
+    script = (
+        f"import json; from pathlib import Path; from tempo_ray.shapeworld.exam import examine; \
 print(json.dumps(examine(Path({str(MODELS / family)!r}), {STORIES}, seed=1)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=500, check=False)
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=500, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout.splitlines()[-1])
     recorded = json.loads((MODELS / family / "pretraining.json").read_text())["examination"]

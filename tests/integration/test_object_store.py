@@ -42,7 +42,9 @@ class Store:
             self.failed += fail
         if fail:
             start_response("503 Slow Down", [("Content-Type", "application/xml")])
-            return [b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>later</Message></Error>"]
+            return [
+                b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>later</Message></Error>"
+            ]
         return self._moto(environ, start_response)
 
 
@@ -66,7 +68,9 @@ def store() -> Iterator[tuple[Store, dict[str, str]]]:
 
 
 @pytest.fixture(scope="module")
-def bucket(store: tuple[Store, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> fs.S3FileSystem:
+def bucket(
+    store: tuple[Store, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> fs.S3FileSystem:
     _, environment = store
     s3 = fs.S3FileSystem(
         access_key=KEY,
@@ -106,14 +110,25 @@ def submitted(run: str, store: tuple[Store, dict[str, str]], bucket: fs.S3FileSy
     assert done.returncode == 0, done.stderr[-3000:]
     with bucket.open_input_stream(f"{run}/summary/generate_pairs.json") as stream:
         summary = json.loads(stream.read())
-    assert (summary["videos_in"], summary["kept"], summary["dropped"], summary["failed"]) == (VIDEOS + 1, VIDEOS, 0, 1)
+    assert (summary["videos_in"], summary["kept"], summary["dropped"], summary["failed"]) == (
+        VIDEOS + 1,
+        VIDEOS,
+        0,
+        1,
+    )
     assert summary["to_try_again"] == 0
     rows = ds.dataset(f"{run}/answers", filesystem=bucket, format="parquet").to_table().to_pylist()
     assert len({row["video_id"] for row in rows}) == len(rows) == VIDEOS + 1
     pairs = ds.dataset(f"{run}/pairs", filesystem=bucket, format="parquet").to_table().to_pylist()
     assert len(pairs) == summary["pairs"] > 5 * VIDEOS
     assert all(pair["uri"].startswith("s3://films/in/") for pair in pairs)
-    for text in (done.stdout, done.stderr, json.dumps(rows), json.dumps(pairs), json.dumps(summary)):
+    for text in (
+        done.stdout,
+        done.stderr,
+        json.dumps(rows),
+        json.dumps(pairs),
+        json.dumps(summary),
+    ):
         assert SECRET not in text
         assert KEY not in text
     return {pair["pair_id"]: (pair["chosen"], pair["rejected"]) for pair in pairs}
@@ -129,17 +144,36 @@ def test_training_in_a_bucket_goes_on_after_a_kill(
 ) -> None:
     """Pairs, videos, saves and model in the bucket; the driver and its worker are killed after a save."""
     _, environment = store
-    command = [sys.executable, "jobs/train.py", "--config", "jobs/configs/embedded.yaml", "run=s3://films/run", "recipe=align"]
-    command += ["align.curriculum={order: mixed, epochs: 8}", "align.batch=16", "workers.count=1", "save_every_steps=2"]
+    command = [
+        sys.executable,
+        "jobs/train.py",
+        "--config",
+        "jobs/configs/embedded.yaml",
+        "run=s3://films/run",
+        "recipe=align",
+    ]
+    command += [
+        "align.curriculum={order: mixed, epochs: 8}",
+        "align.batch=16",
+        "workers.count=1",
+        "save_every_steps=2",
+    ]
 
     def start(log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as out:
             return subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=ROOT,
+                env=os.environ | environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def saves() -> list[str]:
-        found = bucket.get_file_info(fs.FileSelector("films/run/train/saves", recursive=True, allow_not_found=True))
+        found = bucket.get_file_info(
+            fs.FileSelector("films/run/train/saves", recursive=True, allow_not_found=True)
+        )
         return [info.path for info in found if info.base_name == "save.json"]
 
     process = start(tmp_path / "killed.log")

@@ -75,7 +75,11 @@ print(json.dumps({"differs": differs, "stock": stock_differs, "tokens": [len(one
 @pytest.mark.parametrize("family", FAMILIES)
 def test_trainer_and_server_agree(family: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(MODELS / family)], capture_output=True, text=True, timeout=500, check=False
+        [sys.executable, "-c", SCRIPT, str(MODELS / family)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

@@ -38,7 +38,11 @@ def free_port() -> int:
 
 
 def job(name: str, *words: str, **environment: str) -> list[str] | dict:
-    return {"args": [sys.executable, str(JOBS / f"{name}.py"), *words], "env": os.environ | environment, "text": True}
+    return {
+        "args": [sys.executable, str(JOBS / f"{name}.py"), *words],
+        "env": os.environ | environment,
+        "text": True,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,12 @@ def world(tmp_path_factory) -> Path:
         story = draw_story(rng, 5)
         write_video(story, root / f"videos/{number}.mp4", 24, 64, 64)
         for index, one in enumerate(language.ask(story, rng, 3, 0.5)):
-            row = {"question_id": f"{number}-{index}", "video": f"videos/{number}.mp4", "kind": one.kind, "needs": one.needs}
+            row = {
+                "question_id": f"{number}-{index}",
+                "video": f"videos/{number}.mp4",
+                "kind": one.kind,
+                "needs": one.needs,
+            }
             lines.append(row | {"text": one.text, "options": one.options, "answer": one.answer})
     (root / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return root
@@ -63,9 +72,7 @@ def world(tmp_path_factory) -> Path:
 def endpoint(world):
     """(base URL, the process); ends with SIGTERM, and must end well."""
     port = free_port()
-    engine = (
-        "{dtype: float32, max_model_len: 2048, max_num_seqs: 8, kv_cache_bytes: 100000000, enforce_eager: true, in_process: true}"
-    )
+    engine = "{dtype: float32, max_model_len: 2048, max_num_seqs: 8, kv_cache_bytes: 100000000, enforce_eager: true, in_process: true}"
     words = [
         f"run={world}/run",
         f"models=[{{name: tiny, path: {world}/model}}]",
@@ -77,7 +84,9 @@ def endpoint(world):
     ]
     log = world / "serve.log"
     with log.open("w") as stream:
-        process = subprocess.Popen(**job("serve", *words, TEMPO_RAY_TOKEN=TOKEN), stdout=stream, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            **job("serve", *words, TEMPO_RAY_TOKEN=TOKEN), stdout=stream, stderr=subprocess.STDOUT
+        )
     try:
         deadline = time.monotonic() + 400
         while "\nready: " not in log.read_text():
@@ -116,7 +125,12 @@ def test_what_is_served_is_what_is_trained(client, world):
     """The first token's log-probabilities: through HTTP, vLLM's loader and engine; and through ours and transformers."""
     file, path = world / "videos/0.mp4", str(world / "model")
     answer = client.chat.completions.create(
-        model="tiny", messages=message(data_url(file)), temperature=0, max_tokens=1, logprobs=True, top_logprobs=5
+        model="tiny",
+        messages=message(data_url(file)),
+        temperature=0,
+        max_tokens=1,
+        logprobs=True,
+        top_logprobs=5,
     )
     served = [one.logprob for one in answer.choices[0].logprobs.content[0].top_logprobs]
     config, processor = load_model_config(path), load_processor(path)
@@ -137,7 +151,10 @@ def test_what_is_served_is_what_is_trained(client, world):
 def test_answers_stream(client, world):
     chunks = list(
         client.chat.completions.create(
-            model="tiny", messages=message(data_url(world / "videos/0.mp4")), max_tokens=8, stream=True
+            model="tiny",
+            messages=message(data_url(world / "videos/0.mp4")),
+            max_tokens=8,
+            stream=True,
         )
     )
     assert len(chunks) > 1
@@ -146,20 +163,34 @@ def test_answers_stream(client, world):
 def test_the_endpoint_says_what_it_serves(client):
     (card,) = client.models.list().data
     settings = card.model_extra["metadata"]["tempo_ray"]
-    assert (settings["frames"]["max_frames"], settings["engine"]["dtype"]) == (FRAMES.max_frames, "float32")
+    assert (settings["frames"]["max_frames"], settings["engine"]["dtype"]) == (
+        FRAMES.max_frames,
+        "float32",
+    )
 
 
 def test_no_entry_without_the_token(endpoint):
     for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {TOKEN}"}):
         got = httpx.get(f"{endpoint}/models", headers=header)
         assert (got.status_code, got.json()["error"]["type"]) == (401, "authentication_error")
-    assert httpx.post(f"{endpoint}/chat/completions", json={"model": "tiny", "messages": message("x")}).status_code == 401
+    assert (
+        httpx.post(
+            f"{endpoint}/chat/completions", json={"model": "tiny", "messages": message("x")}
+        ).status_code
+        == 401
+    )
     health = httpx.get(endpoint.replace("/v1", "/health"), timeout=30)
     assert (health.status_code, health.json()["status"]) == (200, "ok")
 
 
 @pytest.mark.parametrize(
-    "url", ["file:///etc/passwd", "http://127.0.0.1:8265/", "http://169.254.169.254/", "data:video/mp4;base64,AAAA"]
+    "url",
+    [
+        "file:///etc/passwd",
+        "http://127.0.0.1:8265/",
+        "http://169.254.169.254/",
+        "data:video/mp4;base64,AAAA",
+    ],
 )
 def test_bad_videos(client, url):
     with pytest.raises(openai.BadRequestError) as caught:
@@ -170,33 +201,62 @@ def test_bad_videos(client, url):
 
 def test_too_large(client):
     with pytest.raises(openai.APIStatusError) as caught:
-        client.chat.completions.create(model="tiny", messages=message("data:video/mp4;base64," + "A" * 1_000_000), max_tokens=1)
+        client.chat.completions.create(
+            model="tiny", messages=message("data:video/mp4;base64," + "A" * 1_000_000), max_tokens=1
+        )
     assert caught.value.status_code == 413
 
 
 def test_no_such_model(client):
     with pytest.raises(openai.NotFoundError):
-        client.chat.completions.create(model="other", messages=message("data:video/mp4;base64,AAAA"), max_tokens=1)
+        client.chat.completions.create(
+            model="other", messages=message("data:video/mp4;base64,AAAA"), max_tokens=1
+        )
 
 
 def evaluate(world, *words, token=TOKEN):
-    return subprocess.run(**job("evaluate", *words, TEMPO_RAY_TOKEN=token), capture_output=True, timeout=120, check=False)
+    return subprocess.run(
+        **job("evaluate", *words, TEMPO_RAY_TOKEN=token),
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_evaluate(endpoint, world):
     run = world / "run"
-    words = [f"run={run}", f"endpoint={endpoint}", "models=[tiny]", f"questions={world}/questions.jsonl", "max_tokens=8"]
+    words = [
+        f"run={run}",
+        f"endpoint={endpoint}",
+        "models=[tiny]",
+        f"questions={world}/questions.jsonl",
+        "max_tokens=8",
+    ]
     done = evaluate(world, *words)
     assert done.returncode == 0, done.stderr
     assert "tiny: 6 questions" in done.stdout
     rows = pq.read_table(run / "scores/tiny.parquet").to_pylist()
     assert [row["question_id"] for row in rows] == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]
-    assert all(row["error"] is None and row["prediction"] is not None and row["model"] == "tiny" for row in rows)
-    assert json.loads(rows[0]["served"])["metadata"]["tempo_ray"]["frames"]["max_frames"] == FRAMES.max_frames
+    assert all(
+        row["error"] is None and row["prediction"] is not None and row["model"] == "tiny"
+        for row in rows
+    )
+    assert (
+        json.loads(rows[0]["served"])["metadata"]["tempo_ray"]["frames"]["max_frames"]
+        == FRAMES.max_frames
+    )
     summary = json.loads((run / "summary/evaluate.json").read_text())
-    assert (summary["status"], summary["models"]["tiny"]["groups"]["all"]["questions"]) == ("done", 6)
+    assert (summary["status"], summary["models"]["tiny"]["groups"]["all"]["questions"]) == (
+        "done",
+        6,
+    )
     assert set(summary["accuracy"]) <= {"order", "other"}
-    for file in [run / "scores/tiny.parquet", run / "summary/evaluate.json", run / "config/evaluate.yaml", world / "serve.log"]:
+    for file in [
+        run / "scores/tiny.parquet",
+        run / "summary/evaluate.json",
+        run / "config/evaluate.yaml",
+        world / "serve.log",
+    ]:
         assert TOKEN.encode() not in file.read_bytes()
 
     scores = str(run / "scores/tiny.parquet")
@@ -206,10 +266,18 @@ def test_evaluate(endpoint, world):
 
 
 def test_evaluate_refuses_plainly(endpoint, world):
-    words = [f"run={world}/run2", f"endpoint={endpoint}", "models=[tiny]", f"questions={world}/questions.jsonl"]
+    words = [
+        f"run={world}/run2",
+        f"endpoint={endpoint}",
+        "models=[tiny]",
+        f"questions={world}/questions.jsonl",
+    ]
     assert "TEMPO_RAY_TOKEN" in evaluate(world, *words, token="wrong").stderr
     no_model = evaluate(world, *words, "models=[other]")
-    assert (no_model.returncode, no_model.stderr) == (2, f"{endpoint} does not serve other; it serves tiny\n")
+    assert (no_model.returncode, no_model.stderr) == (
+        2,
+        f"{endpoint} does not serve other; it serves tiny\n",
+    )
     began = time.monotonic()
     nobody = evaluate(world, *words, f"endpoint=http://127.0.0.1:{free_port()}/v1")
     assert (nobody.returncode, time.monotonic() - began < 30) == (2, True)
@@ -218,7 +286,12 @@ def test_evaluate_refuses_plainly(endpoint, world):
 
 def test_a_busy_port_is_refused_at_once(endpoint, world):
     port = endpoint.split(":")[2].split("/")[0]
-    words = [f"models=[{{name: tiny, path: {world}/model}}]", f"port={port}", "device=cpu", "engine.kv_cache_bytes=100000000"]
+    words = [
+        f"models=[{{name: tiny, path: {world}/model}}]",
+        f"port={port}",
+        "device=cpu",
+        "engine.kv_cache_bytes=100000000",
+    ]
     refused = subprocess.run(**job("serve", *words), capture_output=True, timeout=60, check=False)
     assert refused.returncode == 2
     assert "choose another port" in refused.stderr
@@ -240,7 +313,12 @@ def test_refused_before_anything_starts(words, reason):
         "device=cpu",
         "engine.kv_cache_bytes=100000000",
     ]
-    refused = subprocess.run(**job("serve", *base, *words, TEMPO_RAY_TOKEN=""), capture_output=True, timeout=60, check=False)
+    refused = subprocess.run(
+        **job("serve", *base, *words, TEMPO_RAY_TOKEN=""),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
     assert refused.returncode == 2
     assert reason in refused.stderr
     assert len(refused.stderr.strip().splitlines()) <= 2

@@ -26,7 +26,9 @@ ROOT = Path(__file__).parents[2]
 def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         command = [sys.executable, str(ROOT / "jobs" / "train.py"), *words]
-        return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def finish(words: list[str], log: Path) -> str:
@@ -51,33 +53,57 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], 
     wait_for_a_save(process, root, root / "killed.log")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (root / "run" / "stages" / "align-8" / "stage.json").exists(), "killed too late to test anything"
+    assert not (root / "run" / "stages" / "align-8" / "stage.json").exists(), (
+        "killed too late to test anything"
+    )
     return root, words, finish(words, root / "log")
 
 
-def test_a_killed_worker_costs_nothing(trained: tuple[Path, list[str], str], tmp_path: Path) -> None:
+def test_a_killed_worker_costs_nothing(
+    trained: tuple[Path, list[str], str], tmp_path: Path
+) -> None:
     """The run goes on by itself; its weights are those of the run whose driver was killed, bit for bit."""
     root, words, _ = trained
-    mine = [*words, f"run={tmp_path / 'run'}", "recipe=align", "align.curriculum.strengths=[8]", "workers.max_failures=2"]
+    mine = [
+        *words,
+        f"run={tmp_path / 'run'}",
+        "recipe=align",
+        "align.curriculum.strengths=[8]",
+        "workers.max_failures=2",
+    ]
     process = start(mine, tmp_path / "log")
     wait_for_a_save(process, tmp_path, tmp_path / "log")
-    workers = [one for one in psutil.Process(process.pid).children(recursive=True) if "TrainWorker" in " ".join(one.cmdline())]
+    workers = [
+        one
+        for one in psutil.Process(process.pid).children(recursive=True)
+        if "TrainWorker" in " ".join(one.cmdline())
+    ]
     assert len(workers) == 2
     workers[1].kill()
     assert process.wait(400) == 0, (tmp_path / "log").read_text()
     assert "align-8: done" in (tmp_path / "log").read_text()
     one, other = (
-        load_file(folder / "run" / "stages" / "align-8" / "merged" / "model.safetensors") for folder in (root, tmp_path)
+        load_file(folder / "run" / "stages" / "align-8" / "merged" / "model.safetensors")
+        for folder in (root, tmp_path)
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_ctrl_c_ends_it_at_once(trained: tuple[Path, list[str], str], tmp_path: Path) -> None:
     _, words, _ = trained
-    process = start([*words, f"run={tmp_path / 'run'}", "recipe=align", "align.curriculum.epochs=500"], tmp_path / "log")
+    process = start(
+        [*words, f"run={tmp_path / 'run'}", "recipe=align", "align.curriculum.epochs=500"],
+        tmp_path / "log",
+    )
     wait_for_a_save(process, tmp_path, tmp_path / "log")
     again = subprocess.run(
-        [sys.executable, str(ROOT / "jobs" / "train.py"), *words, f"run={tmp_path / 'run'}", "align.curriculum.epochs=500"],
+        [
+            sys.executable,
+            str(ROOT / "jobs" / "train.py"),
+            *words,
+            f"run={tmp_path / 'run'}",
+            "align.curriculum.epochs=500",
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -87,7 +113,10 @@ def test_ctrl_c_ends_it_at_once(trained: tuple[Path, list[str], str], tmp_path: 
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(30) == 130, (tmp_path / "log").read_text()
     assert "train: interrupted" in (tmp_path / "log").read_text()
-    assert json.loads((tmp_path / "run" / "summary" / "train.json").read_text())["error"] == "interrupted"
+    assert (
+        json.loads((tmp_path / "run" / "summary" / "train.json").read_text())["error"]
+        == "interrupted"
+    )
 
 
 def test_stock_vllm_loads_what_comes_out(trained: tuple[Path, list[str], str]) -> None:
@@ -102,7 +131,9 @@ llm = LLM({str(root / "run" / "model")!r}, **engine_kwargs(config, True))
 said = llm.chat([{{"role": "user", "content": "Tell a story."}}], SamplingParams(max_tokens=8), use_tqdm=False)
 print(len(said[0].outputs[0].token_ids))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.splitlines()[-1]) > 0
 
@@ -129,7 +160,11 @@ def test_everything_is_accounted_for(trained: tuple[Path, list[str], str]) -> No
     facts = json.loads((root / "run" / "stages" / "align-8" / "stage.json").read_text())
     assert (facts["pairs"], facts["groups"], facts["skipped"]) == (27, 9, {"missing": 3})
     assert (
-        sum(json.loads(line)["units"] for line in (root / "run/stages/align-8/history.jsonl").read_text().splitlines()) == 3 * 24
+        sum(
+            json.loads(line)["units"]
+            for line in (root / "run/stages/align-8/history.jsonl").read_text().splitlines()
+        )
+        == 3 * 24
     )
     summary = json.loads((root / "run" / "summary" / "train.json").read_text())
     assert summary["status"] == "done"
@@ -142,7 +177,8 @@ def test_the_model_is_whole_and_changed(trained: tuple[Path, list[str], str]) ->
     root, _, _ = trained
     before = dict(load_model(str(root / "model"), torch.float32).named_parameters())
     stages = {
-        name: load_model(str(root / "run" / "stages" / name / "merged"), torch.float32) for name in ("align-8", "align-4", "sft")
+        name: load_model(str(root / "run" / "stages" / name / "merged"), torch.float32)
+        for name in ("align-8", "align-4", "sft")
     }
     final = load_model(str(root / "run" / "model"), torch.float32)
     assert load_model_config(str(root / "run" / "model")).dtype == torch.float32
@@ -155,7 +191,10 @@ def test_the_model_is_whole_and_changed(trained: tuple[Path, list[str], str]) ->
     assert changed["align-8"]
     assert not any("visual" in key for key in changed["align-4"])
     assert any("visual" in key for key in changed["sft"])
-    assert all(torch.equal(one, dict(stages["sft"].named_parameters())[name]) for name, one in final.named_parameters())
+    assert all(
+        torch.equal(one, dict(stages["sft"].named_parameters())[name])
+        for name, one in final.named_parameters()
+    )
 
 
 def test_a_second_call_trains_nothing(trained: tuple[Path, list[str], str]) -> None:
@@ -163,12 +202,18 @@ def test_a_second_call_trains_nothing(trained: tuple[Path, list[str], str]) -> N
     model = root / "run" / "model" / "model.safetensors"
     written = model.stat().st_mtime_ns
     output = finish(words, root / "again.log")
-    assert [output.count(f"{name}: finished before") for name in ("align-8", "align-4", "sft")] == [1, 1, 1]
+    assert [output.count(f"{name}: finished before") for name in ("align-8", "align-4", "sft")] == [
+        1,
+        1,
+        1,
+    ]
     assert "step 1/" not in output
     assert model.stat().st_mtime_ns == written
 
 
-def test_other_settings_in_the_same_run_are_refused_in_a_line(trained: tuple[Path, list[str], str]) -> None:
+def test_other_settings_in_the_same_run_are_refused_in_a_line(
+    trained: tuple[Path, list[str], str],
+) -> None:
     _, words, _ = trained
     command = [sys.executable, str(ROOT / "jobs" / "train.py"), *words, "align.lora.rank=8"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

@@ -34,7 +34,9 @@ def test_weights_that_are_missing_are_not_drawn(tmp_path: Path) -> None:
         ("tokenizer.json", None, "no tokenizer"),
     ],
 )
-def test_a_folder_that_is_not_whole_is_no_model(file: str, keep: int | None, message: str, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_whole_is_no_model(
+    file: str, keep: int | None, message: str, tmp_path: Path
+) -> None:
     folder = copytree(MODEL, tmp_path / "model")
     check_model(str(folder))
     if keep is None:

@@ -16,18 +16,40 @@ from tempo_ray.shapeworld.story import draw_story
 
 
 def row(sft: float, tempo: float) -> dict[str, Any]:
-    return {"sft": sft, "tempo": tempo, "chance": 0.25, "difference": tempo - sft, "low": -0.1, "high": 0.3, "questions": 7}
+    return {
+        "sft": sft,
+        "tempo": tempo,
+        "chance": 0.25,
+        "difference": tempo - sft,
+        "low": -0.1,
+        "high": 0.3,
+        "questions": 7,
+    }
 
 
 @pytest.fixture
 def facts() -> dict[str, Any]:
-    accuracy = {name: row(0.5, 0.625) for name in ("order", "other", "motion", "none", "kind:first")}
+    accuracy = {
+        name: row(0.5, 0.625) for name in ("order", "other", "motion", "none", "kind:first")
+    }
     return {"accuracy": accuracy, "seconds": {"total": 90.0}, "videos": 4, "pairs": 40, "seed": 3}
 
 
 def test_the_table_says_what_the_facts_say(facts: dict[str, Any]) -> None:
     lines = table(facts).splitlines()
-    assert lines[1].split() == ["order", "of", "events", "50.0%", "62.5%", "+12.5", "-10.0", "to", "+30.0", "25.0%", "7"]
+    assert lines[1].split() == [
+        "order",
+        "of",
+        "events",
+        "50.0%",
+        "62.5%",
+        "+12.5",
+        "-10.0",
+        "to",
+        "+30.0",
+        "25.0%",
+        "7",
+    ]
     assert lines[2].startswith("  what comes first")
     assert lines[-1] == "4 videos -> 40 pairs, seed 3, 1.5 minutes in all"
 

@@ -27,7 +27,9 @@ def folder(tmp_path_factory):
 
 
 def told(folder, **changes):
-    config = ServeConfig.model_validate({"models": [{"name": "m", "path": str(folder / "qwen2_5_vl")}]} | changes)
+    config = ServeConfig.model_validate(
+        {"models": [{"name": "m", "path": str(folder / "qwen2_5_vl")}]} | changes
+    )
     return llm_config(config, config.models[0])
 
 
@@ -47,7 +49,9 @@ def test_no_gpu_on_cpu(folder):
 
 
 def test_it_scales_at_a_finite_load(folder):
-    llm = told(folder, autoscale={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 12})
+    llm = told(
+        folder, autoscale={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 12}
+    )
     scaling = llm.deployment_config["autoscaling_config"]
     assert (scaling["max_replicas"], scaling["target_ongoing_requests"]) == (8, 12)
     assert llm.deployment_config["max_ongoing_requests"] < 10_000

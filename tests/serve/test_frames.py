@@ -13,7 +13,11 @@ from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
 
 PROCESSORS = {"qwen2_5_vl": "Qwen2VLVideoProcessor", "qwen3_vl": "Qwen3VLVideoProcessor"}
-FRAMES = [FramesConfig(), FramesConfig(fps=1.0, max_frames=16), FramesConfig(fps=8.0, min_frames=2, max_frames=64)]
+FRAMES = [
+    FramesConfig(),
+    FramesConfig(fps=1.0, max_frames=16),
+    FramesConfig(fps=8.0, min_frames=2, max_frames=64),
+]
 
 
 def served_indices(model_type: str, total: int, fps: float, frames: FramesConfig) -> list[int]:
@@ -22,7 +26,9 @@ def served_indices(model_type: str, total: int, fps: float, frames: FramesConfig
     source = VideoSourceMetadata(total_frames_num=total, original_fps=fps, duration=total / fps)
     target = VideoTargetMetadata(num_frames=32, fps=frames.fps, max_duration=300)
     kwargs = {"min_frames": frames.min_frames, "max_frames": frames.max_frames}
-    indices = VIDEO_LOADER_REGISTRY.load(name).compute_frames_index_to_sample(source, target, **kwargs)
+    indices = VIDEO_LOADER_REGISTRY.load(name).compute_frames_index_to_sample(
+        source, target, **kwargs
+    )
     return indices if len(indices) % 2 == 0 else [*indices, indices[-1]]
 
 
@@ -33,7 +39,9 @@ def test_the_same_indices(model_type, frames):
     totals = [*range(2, 120), *rng.integers(120, 20_000, 200).tolist()]
     for total in totals:
         fps = float(rng.choice([10.0, 23.976, 24.0, 25.0, 29.97, 30.0, 60.0]))
-        assert sample_indices(total, fps, frames, model_type) == served_indices(model_type, total, fps, frames), (total, fps)
+        assert sample_indices(total, fps, frames, model_type) == served_indices(
+            model_type, total, fps, frames
+        ), (total, fps)
 
 
 @pytest.mark.parametrize("model_type", PROCESSORS)
@@ -41,12 +49,16 @@ def test_the_same_pixels(tmp_path, model_type):
     """A file through the loader as the app configures it, and through ours."""
     from tempo_ray.serve.app import serving_kwargs
 
-    config = ServeConfig.model_validate({"models": [{"name": "m", "path": "m"}], "frames": {"fps": 2.0, "max_frames": 12}})
+    config = ServeConfig.model_validate(
+        {"models": [{"name": "m", "path": "m"}], "frames": {"fps": 2.0, "max_frames": 12}}
+    )
     file = tmp_path / "story.mp4"
     write_video(draw_story(np.random.default_rng(0), 5), file, 24, 64, 64)
     ours = read_frames(str(file), config.frames, model_type)
     loader = get_video_loader_backend_for_processor(PROCESSORS[model_type])
-    served = VideoMediaIO(ImageMediaIO(), video_backend=loader, **serving_kwargs(config)["media_io_kwargs"]["video"])
+    served = VideoMediaIO(
+        ImageMediaIO(), video_backend=loader, **serving_kwargs(config)["media_io_kwargs"]["video"]
+    )
     pixels, metadata = served.load_bytes(file.read_bytes()).media
     assert metadata["frames_indices"] == ours.metadata["frames_indices"]
     assert metadata["fps"] == ours.metadata["fps"]

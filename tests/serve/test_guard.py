@@ -20,9 +20,21 @@ def chat(*parts, **more):
     return {"model": "m", "messages": [{"role": "user", "content": list(parts)}]} | more
 
 
-def ask(body, token=None, headers=None, client="127.0.0.1", method="POST", path="/v1/chat/completions", config=None):
+def ask(
+    body,
+    token=None,
+    headers=None,
+    client="127.0.0.1",
+    method="POST",
+    path="/v1/chat/completions",
+    config=None,
+):
     """What the guard answers, or the request that came through it: (status, error) or (200, body)."""
-    data = body if isinstance(body, list) else [body if isinstance(body, bytes) else json.dumps(body).encode()]
+    data = (
+        body
+        if isinstance(body, list)
+        else [body if isinstance(body, bytes) else json.dumps(body).encode()]
+    )
     seen = {}
     sent = []
 
@@ -39,7 +51,10 @@ def ask(body, token=None, headers=None, client="127.0.0.1", method="POST", path=
         for piece in (b"one", b"two"):
             await send({"type": "http.response.body", "body": piece, "more_body": piece == b"one"})
 
-    messages = [{"type": "http.request", "body": piece, "more_body": index < len(data) - 1} for index, piece in enumerate(data)]
+    messages = [
+        {"type": "http.request", "body": piece, "more_body": index < len(data) - 1}
+        for index, piece in enumerate(data)
+    ]
     messages.append({"type": "http.disconnect"})
 
     async def receive():
@@ -56,7 +71,9 @@ def ask(body, token=None, headers=None, client="127.0.0.1", method="POST", path=
         "client": (client, 5000),
         "headers": [(name.encode(), value.encode()) for name, value in given.items()],
     }
-    asyncio.run(Guard(app, config=config or GuardConfig(), token=digest(token))(scope, receive, send))
+    asyncio.run(
+        Guard(app, config=config or GuardConfig(), token=digest(token))(scope, receive, send)
+    )
     if sent[0]["status"] == 200:
         assert [message.get("body") for message in sent[1:]] == [b"one", b"two"]
         return 200, seen
@@ -73,9 +90,14 @@ def test_a_video_comes_through_as_it_was_sent():
     assert seen["after"]["type"] == "http.disconnect"
 
 
-@pytest.mark.parametrize("header", [None, "Bearer wrong", "Bearer ", "Basic secret", "secret", "Bearer secret2", "Bearer sécret"])
+@pytest.mark.parametrize(
+    "header",
+    [None, "Bearer wrong", "Bearer ", "Basic secret", "secret", "Bearer secret2", "Bearer sécret"],
+)
 def test_wrong_or_missing_token(header):
-    status, error = ask(chat(part()), token="secret", headers={"authorization": header} if header else {})
+    status, error = ask(
+        chat(part()), token="secret", headers={"authorization": header} if header else {}
+    )
     assert (status, error["type"], error["code"]) == (401, "authentication_error", 401)
 
 
@@ -99,12 +121,17 @@ def test_without_a_token_only_this_machine_asks(client, host):
     assert (status, error["type"]) == (403, "permission_error")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost:8000", "localhost", "[::1]:8000", "::1", "127.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8000", "localhost:8000", "localhost", "[::1]:8000", "::1", "127.0.0.1"]
+)
 def test_loopback(host):
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "localhost.evil.org", "127.0.0.1.evil.org:80", "", "models"])
+@pytest.mark.parametrize(
+    "host",
+    ["0.0.0.0", "::", "10.0.0.1", "localhost.evil.org", "127.0.0.1.evil.org:80", "", "models"],
+)
 def test_not_loopback(host):
     assert not is_loopback(host)
 
@@ -204,7 +231,16 @@ def test_public(address):
 
 
 @pytest.mark.parametrize(
-    "address", ["224.0.0.1", "255.255.255.255", "198.18.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "fe80::1", "::"]
+    "address",
+    [
+        "224.0.0.1",
+        "255.255.255.255",
+        "198.18.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "fe80::1",
+        "::",
+    ],
 )
 def test_not_public(address):
     assert not is_public(address)
@@ -254,7 +290,9 @@ def web(monkeypatch):
 def test_a_public_address_becomes_data(web):
     status, seen = ask(chat(part(f"{web}/x.mp4"), {"type": "text", "text": "?"}))
     assert status == 200
-    assert json.loads(seen["body"]) == chat(part("data:video/webm;base64,YWJjZGVm"), {"type": "text", "text": "?"})
+    assert json.loads(seen["body"]) == chat(
+        part("data:video/webm;base64,YWJjZGVm"), {"type": "text", "text": "?"}
+    )
 
 
 def test_fetches_are_bounded_and_not_led_elsewhere(web):
@@ -294,7 +332,9 @@ def test_lifespan_passes():
     async def app(scope, receive, send):
         passed.append(scope["type"])
 
-    asyncio.run(Guard(app, config=GuardConfig(), token=digest("secret"))({"type": "lifespan"}, None, None))
+    asyncio.run(
+        Guard(app, config=GuardConfig(), token=digest("secret"))({"type": "lifespan"}, None, None)
+    )
     assert passed == ["lifespan"]
 
 

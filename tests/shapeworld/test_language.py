@@ -15,7 +15,9 @@ def test_questions_have_one_right_option(seed: int, shots: int) -> None:
     for question in language.ask(story, rng, 5, 0.5):
         assert question.options.count(question.answer) == 1
         assert len(set(question.options)) == len(question.options)
-        assert question.kind == "yes_no" or all(option in question.text for option in question.options)
+        assert question.kind == "yes_no" or all(
+            option in question.text for option in question.options
+        )
 
 
 @given(seed=st.integers(0, 10_000))
@@ -30,7 +32,10 @@ def test_order_distractors_name_events_of_the_same_video(seed: int) -> None:
     first = language.ask_first(story.events, rng)
     assert first.answer == told[0]
     matched = language.ask_caption(story.events, rng)
-    one, other = (sorted(option.replace(",", " ").replace(";", " ").replace(".", " ").split()) for option in matched.options)
+    one, other = (
+        sorted(option.replace(",", " ").replace(";", " ").replace(".", " ").split())
+        for option in matched.options
+    )
     assert one == other  # the same words in another order
 
 

@@ -28,7 +28,10 @@ def test_captions_of_whole_videos_are_weakly_tied_to_time() -> None:
     right = pairs = 0
     for seed in range(100):
         told, true = (
-            events_in(Tasks("qwen2_5_vl", "train", share).from_video(np.random.default_rng(seed)).answer) for share in (0.8, 0.0)
+            events_in(
+                Tasks("qwen2_5_vl", "train", share).from_video(np.random.default_rng(seed)).answer
+            )
+            for share in (0.8, 0.0)
         )
         if set(told) == set(true):  # the same story was drawn
             one, other = pairs_in_order(told, true)
@@ -53,7 +56,14 @@ def test_the_mix_is_a_distribution_over_tasks() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_interrupted_run_ends_with_the_same_weights(family: Family, tmp_path: Path) -> None:
     settings = PretrainSettings(
-        family, vision_steps=1, vision_batch=4, steps=4, single_shot_steps=1, batch=4, micro_batches=2, save_every=2
+        family,
+        vision_steps=1,
+        vision_batch=4,
+        steps=4,
+        single_shot_steps=1,
+        batch=4,
+        micro_batches=2,
+        save_every=2,
     )
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     pretrain.pretrain(settings, whole, lambda line: None)

@@ -20,11 +20,16 @@ def red(frame: np.ndarray) -> np.ndarray:
     return np.argwhere(close)[:, ::-1]
 
 
-@pytest.mark.parametrize(("direction", "axis", "sign"), [("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1)])
+@pytest.mark.parametrize(
+    ("direction", "axis", "sign"), [("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1)]
+)
 def test_moves_go_where_they_say_and_as_fast(direction: str, axis: int, sign: int) -> None:
     travelled = {}
     for speed in ("slowly", "quickly"):
-        start, end = (red(draw_frame(shot("moves", direction, speed), u, 64, 64)).mean(0)[axis] for u in (0.1, 0.9))
+        start, end = (
+            red(draw_frame(shot("moves", direction, speed), u, 64, 64)).mean(0)[axis]
+            for u in (0.1, 0.9)
+        )
         travelled[speed] = sign * (end - start)
     assert 5 < travelled["slowly"] < 13
     assert 20 < travelled["quickly"] < 30
@@ -49,5 +54,10 @@ def test_a_file_holds_the_frames_and_hard_cuts(tmp_path: Path) -> None:
         assert container.streams.video[0].codec_context.name == "h264"
     drawn = list(draw_frames(story, 24, 96, 64))
     assert len(seen) == len(drawn) == cut_frames(story, 24)[-1]
-    assert np.mean([np.abs(a.astype(int) - b.astype(int)).mean() for a, b in zip(seen, drawn, strict=True)]) < 6
+    assert (
+        np.mean(
+            [np.abs(a.astype(int) - b.astype(int)).mean() for a, b in zip(seen, drawn, strict=True)]
+        )
+        < 6
+    )
     assert np.array_equal(frame_at(story, 7, 24, 96, 64), drawn[7])

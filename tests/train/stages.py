@@ -64,19 +64,35 @@ def make_inputs(root: Path, settings: dict[str, str] = SETTINGS) -> list[str]:
             events = list(story.events)
             write_video(story, video, 24, 64, 64)
         chosen = language.caption(events, number)
-        texts = [language.caption([events[index] for index in order], number) for order in ((2, 1, 0), (1, 0, 2), (0, 2, 1))]
+        texts = [
+            language.caption([events[index] for index in order], number)
+            for order in ((2, 1, 0), (1, 0, 2), (0, 2, 1))
+        ]
         for strength in (8, 4):
             pairs += [
-                {"uri": str(video), "prompt": "Describe this video in order.", "chosen": chosen, "rejected": text}
+                {
+                    "uri": str(video),
+                    "prompt": "Describe this video in order.",
+                    "chosen": chosen,
+                    "rejected": text,
+                }
                 | {"strength": strength, "order_distance": 1 / strength, "kept_share": 1.0}
                 for text in [*texts, texts[0]]
             ]
-        turns = [{"from": "human", "value": "<video>\nTell the story."}, {"from": "gpt", "value": chosen}]
+        turns = [
+            {"from": "human", "value": "<video>\nTell the story."},
+            {"from": "gpt", "value": chosen},
+        ]
         conversations.append({"video": video.name, "conversations": turns})
     (root / "pairs").mkdir()
     pq.write_table(pa.Table.from_pylist(pairs, schema=PAIR), root / "pairs" / "0.parquet")
     (root / "data.json").write_text(json.dumps(conversations[:VIDEOS]))
-    words = {"run": root / "run", "model": root / "model", "pairs": root / "pairs", "sft.data": root / "data.json"}
+    words = {
+        "run": root / "run",
+        "model": root / "model",
+        "pairs": root / "pairs",
+        "sft.data": root / "data.json",
+    }
     return [f"{key}={value}" for key, value in (words | settings).items()]
 
 
@@ -101,22 +117,38 @@ class Asked:
     """The workers have no common disk."""
 
 
-def run_stages(stages: list[Asked], until: Callable[[Path], bool] | None = None, seconds: float = 400) -> list[Ran]:
+def run_stages(
+    stages: list[Asked], until: Callable[[Path], bool] | None = None, seconds: float = 400
+) -> list[Ran]:
     """One after the other in as many processes as the first one's config has workers; all are killed once `until` says so of
     the first one's folder, and then none has run."""
     out = stages[0].out
     for stage in stages:
         stage.out.mkdir(parents=True, exist_ok=True)
     asked = [
-        {"config": one.config.model_dump(mode="json"), "name": one.name, "out": str(one.out), "apart": one.apart}
+        {
+            "config": one.config.model_dump(mode="json"),
+            "name": one.name,
+            "out": str(one.out),
+            "apart": one.apart,
+        }
         for one in stages
     ]
     (out / "stages.json").write_text(json.dumps(asked))
     words = [str(Path(__file__).with_name("worker.py")), str(out / "stages.json")]
     workers = str(stages[0].config.workers.count)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", workers]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        workers,
+    ]
     with (out / "log").open("w+") as log:
-        process = subprocess.Popen([*launch, *words], stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            [*launch, *words], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         deadline = time.monotonic() + seconds
         try:
             while process.poll() is None:
@@ -163,7 +195,9 @@ def _lines(file: Path) -> list[dict[str, float]]:
 def saved(number: int) -> Callable[[Path], bool]:
     """Whether there is a whole save of at least that step."""
     return lambda out: any(
-        int(save.parent.name) >= number for save in out.glob("saves/*/save.json") if save.parent.name.isdigit()
+        int(save.parent.name) >= number
+        for save in out.glob("saves/*/save.json")
+        if save.parent.name.isdigit()
     )
 
 
@@ -172,7 +206,9 @@ def plain_losses(config: TrainConfig, name: str = "align-8") -> tuple[list[float
     torch.set_num_threads(1)  # tiny models on a busy machine: threads would wait for one another
     work = Work(config, name, "sft" if name == "sft" else "align", config.model, config.model, 0)
     model = use_packed_attention(load_model(config.model, torch.float32), "sdpa")
-    adapter = None if work.lora is None else add_adapter(model, work.lora, config.seed, work.train_vision)
+    adapter = (
+        None if work.lora is None else add_adapter(model, work.lora, config.seed, work.train_vision)
+    )
     if adapter is None:
         open_weights(model, work.train_vision)
     module = Scorer(model, adapter)
@@ -184,13 +220,25 @@ def plain_losses(config: TrainConfig, name: str = "align-8") -> tuple[list[float
     groups = stage_groups(config, name)
     steps = work.steps(groups, config.workers.count)
     settings = work.optimizer
-    optimizer = torch.optim.AdamW(parameter_groups(module, settings.weight_decay), betas=(settings.beta1, settings.beta2))
+    optimizer = torch.optim.AdamW(
+        parameter_groups(module, settings.weight_decay), betas=(settings.beta1, settings.beta2)
+    )
     losses = []
     for number, step in enumerate(steps):
-        there = [groups[index] for hand in step for index in hand if Path(groups[index].uri).exists()]
-        tokens = [one for group in there for one in read_group(processor, model_config, group, config.frames, config.max_tokens)]
+        there = [
+            groups[index] for hand in step for index in hand if Path(groups[index].uri).exists()
+        ]
+        tokens = [
+            one
+            for group in there
+            for one in read_group(processor, model_config, group, config.frames, config.max_tokens)
+        ]
         batch = pack(tokens)
-        each = align_losses(learner, batch, config.align.loss)[0] if name != "sft" else sft_losses(learner, batch)[0]
+        each = (
+            align_losses(learner, batch, config.align.loss)[0]
+            if name != "sft"
+            else sft_losses(learner, batch)[0]
+        )
         loss = each.mean()
         optimizer.zero_grad()
         loss.backward()

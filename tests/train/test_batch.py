@@ -21,14 +21,39 @@ from tempo_ray.train.lora import add_adapter
 from tempo_ray.train.score import Scorer, answer_sums
 
 FRAMES = FramesConfig()
-ANSWERS = ("A red circle moves left.", "First a blue square spins, then a red circle.", "No.", "A green cross grows quickly.")
-WORDS = ("red", "blue", "green", "circle", "square", "moves", "grows", "left", "right", "then", "first", "and", "a", "the")
+ANSWERS = (
+    "A red circle moves left.",
+    "First a blue square spins, then a red circle.",
+    "No.",
+    "A green cross grows quickly.",
+)
+WORDS = (
+    "red",
+    "blue",
+    "green",
+    "circle",
+    "square",
+    "moves",
+    "grows",
+    "left",
+    "right",
+    "then",
+    "first",
+    "and",
+    "a",
+    "the",
+)
 
 
 def groups_of(videos: list[str]) -> list[Group]:
     return [
         Group(videos[0], (None, "Describe this video in order."), ANSWERS[0], ANSWERS[1:]),
-        Group(videos[1], (None, "What happens in this video from start to end?"), ANSWERS[1], (ANSWERS[3],)),
+        Group(
+            videos[1],
+            (None, "What happens in this video from start to end?"),
+            ANSWERS[1],
+            (ANSWERS[3],),
+        ),
         Group(videos[2], (None, "Describe this video in order."), ANSWERS[2]),
     ]
 
@@ -42,17 +67,28 @@ def many() -> list[tuple[Group, Frames]]:
     rng = np.random.default_rng(0)
     made = []
     for k in range(1, 13):
-        texts = [" ".join(rng.choice(WORDS, rng.integers(1, 24))) + f" {number}." for number in range(k + 1)]
-        video = drawn(rng, int(rng.choice([2, 4, 6, 16])), *rng.choice([(32, 96), (96, 32), (64, 64), (32, 32)]).tolist())
+        texts = [
+            " ".join(rng.choice(WORDS, rng.integers(1, 24))) + f" {number}."
+            for number in range(k + 1)
+        ]
+        video = drawn(
+            rng,
+            int(rng.choice([2, 4, 6, 16])),
+            *rng.choice([(32, 96), (96, 32), (64, 64), (32, 32)]).tolist(),
+        )
         group = Group("", (None, "Describe this video in order."), texts[0], tuple(texts[1:]))
         if k in (2, 5, 9):  # prompts of their own, as pairs draw them
             other = Group("", (None, "What happens, from start to end?"), texts[1], (texts[0],))
-            group = replace(group, more=(other, Group("", (None, "Tell it."), texts[0], tuple(texts[1:3]))))
+            group = replace(
+                group, more=(other, Group("", (None, "Tell it."), texts[0], tuple(texts[1:3])))
+            )
         made.append((group, video))
     return made
 
 
-def plain_forward(model: Any, tokens: np.ndarray, positions: np.ndarray, pixels: Any, grid: Any) -> torch.Tensor:
+def plain_forward(
+    model: Any, tokens: np.ndarray, positions: np.ndarray, pixels: Any, grid: Any
+) -> torch.Tensor:
     """The log-prob of every token but the first, by the model's own forward over one sequence."""
     ids = torch.from_numpy(tokens)[None]
     hidden = model.model(
@@ -66,20 +102,28 @@ def plain_forward(model: Any, tokens: np.ndarray, positions: np.ndarray, pixels:
     return torch.log_softmax(model.lm_head(hidden[0, :-1]), -1).gather(-1, ids[0, 1:, None])[:, 0]
 
 
-def plain_logps(model: Any, processor: Any, config: Any, group: Group, video: Frames) -> list[torch.Tensor]:
+def plain_logps(
+    model: Any, processor: Any, config: Any, group: Group, video: Frames
+) -> list[torch.Tensor]:
     """The log-prob of each answer, alone after its prompt."""
     end = processor.tokenizer.eos_token
     sums = []
-    for parts, answer in [(one.parts, answer) for one in group.prompts for answer in (one.chosen, *one.rejected)]:
+    for parts, answer in [
+        (one.parts, answer) for one in group.prompts for answer in (one.chosen, *one.rejected)
+    ]:
         one = encode(processor, config, [chat_text(processor, parts) + answer + end], [[video]])[0]
         count = len(processor.tokenizer(answer + end)["input_ids"])
-        logps = plain_forward(model, one.input_ids, one.positions, one.pixel_values_videos, one.video_grid_thw)
+        logps = plain_forward(
+            model, one.input_ids, one.positions, one.pixel_values_videos, one.video_grid_thw
+        )
         sums.append(logps[-count:].sum())
     return sums
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
-    taken = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+    taken = {
+        name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None
+    }
     model.zero_grad()
     return taken
 
@@ -94,7 +138,11 @@ def whole_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' norms and rotary embeddings round doubles to float32, in the plain form as in ours; here they do not."""
 
     def norm(self: Any, hidden: torch.Tensor) -> torch.Tensor:
-        return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return (
+            self.weight
+            * hidden
+            * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        )
 
     def rotary(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
         turn = modeling_qwen2_5_vl.rotate_half
@@ -107,7 +155,9 @@ def whole_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "apply_rotary_pos_emb_vision", rotary)
 
 
-def both_ways(path: str, dtype: torch.dtype, given: list[tuple[Group, Frames]]) -> list[tuple[torch.Tensor, dict[str, Any]]]:
+def both_ways(
+    path: str, dtype: torch.dtype, given: list[tuple[Group, Frames]]
+) -> list[tuple[torch.Tensor, dict[str, Any]]]:
     """Log-probs of all answers and every parameter's gradient of their weighted sum: packed, and plain."""
     processor, config = load_processor(path), load_model_config(path)
     batch = pack([group_tokens(processor, config, group, video) for group, video in given])
@@ -116,7 +166,16 @@ def both_ways(path: str, dtype: torch.dtype, given: list[tuple[Group, Frames]]) 
     found = []
     for model, logps in (
         (packed, answer_sums(Scorer(packed)(batch.inputs, batch.source, batch.target)[0], batch)),
-        (plain, torch.stack([one for group, video in given for one in plain_logps(plain, processor, config, group, video)])),
+        (
+            plain,
+            torch.stack(
+                [
+                    one
+                    for group, video in given
+                    for one in plain_logps(plain, processor, config, group, video)
+                ]
+            ),
+        ),
     ):
         (logps * weights).sum().backward()
         taken = gradients(model)
@@ -127,28 +186,46 @@ def both_ways(path: str, dtype: torch.dtype, given: list[tuple[Group, Frames]]) 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.usefixtures("whole_doubles")
-def test_packed_prefix_sharing_equals_the_plain_forward(family: str, models: dict[str, Path]) -> None:
+def test_packed_prefix_sharing_equals_the_plain_forward(
+    family: str, models: dict[str, Path]
+) -> None:
     """In float32 a gradient is off by rounding in either form: ours may be no further from the doubles than the plain one."""
     for given in (many()[:5], many()[5:9], many()[9:]):
-        (logps64, grads64), (plain_logps64, plain_grads64) = both_ways(str(models[family]), torch.float64, given)
-        (logps32, grads32), (plain_logps32, plain_grads32) = both_ways(str(models[family]), torch.float32, given)
+        (logps64, grads64), (plain_logps64, plain_grads64) = both_ways(
+            str(models[family]), torch.float64, given
+        )
+        (logps32, grads32), (plain_logps32, plain_grads32) = both_ways(
+            str(models[family]), torch.float32, given
+        )
         assert ((logps64 - plain_logps64) / plain_logps64).abs().max() < 1e-12
         assert ((logps32 - plain_logps32) / plain_logps32).abs().max() < 1e-6
         for name, truth in plain_grads64.items():
             assert relative(grads64[name], truth) < 1e-12, name
-            assert relative(grads32[name], truth) < max(1e-6, 1.5 * relative(plain_grads32[name], truth)), name
+            assert relative(grads32[name], truth) < max(
+                1e-6, 1.5 * relative(plain_grads32[name], truth)
+            ), name
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
-def test_flex_attention_is_the_same_as_sdpa(family: str, models: dict[str, Path], videos: list[str]) -> None:
+def test_flex_attention_is_the_same_as_sdpa(
+    family: str, models: dict[str, Path], videos: list[str]
+) -> None:
     """Run as it is written: FlexAttention compiles, and goes backward, on a GPU (tests/train/test_gpu.py)."""
     path = str(models[family])
     processor, config = load_processor(path), load_model_config(path)
-    batch = pack([one for group in groups_of(videos) for one in read_group(processor, config, group, FRAMES, 4096)])
+    batch = pack(
+        [
+            one
+            for group in groups_of(videos)
+            for one in read_group(processor, config, group, FRAMES, 4096)
+        ]
+    )
     with torch.compiler.set_stance("force_eager"):
         sdpa, flex = (
-            Scorer(use_packed_attention(load_model(path, torch.float32), kind))(given.inputs, given.source, given.target)[0]
+            Scorer(use_packed_attention(load_model(path, torch.float32), kind))(
+                given.inputs, given.source, given.target
+            )[0]
             for kind, given in (("sdpa", batch), ("flex", batch.for_flex()))
         )
     assert relative(flex, sdpa) < 1e-6
@@ -157,25 +234,40 @@ def test_flex_attention_is_the_same_as_sdpa(family: str, models: dict[str, Path]
 def test_pairs_and_lengths(models: dict[str, Path], videos: list[str]) -> None:
     path = str(models["qwen2_5_vl"])
     processor, config = load_processor(path), load_model_config(path)
-    tokens = [one for group in groups_of(videos) for one in read_group(processor, config, group, FRAMES, 4096)]
+    tokens = [
+        one
+        for group in groups_of(videos)
+        for one in read_group(processor, config, group, FRAMES, 4096)
+    ]
     batch = pack(tokens)
     assert batch.chosen.tolist() == [0, 0, 0, 4]
     assert batch.rejected.tolist() == [1, 2, 3, 5]
-    texts = [processor.tokenizer.decode(batch.target[batch.answer == number]) for number in range(7)]
+    texts = [
+        processor.tokenizer.decode(batch.target[batch.answer == number]) for number in range(7)
+    ]
     assert texts == [one + "<|im_end|>" for one in (*ANSWERS, ANSWERS[1], ANSWERS[3], ANSWERS[2])]
     assert batch.lengths.tolist() == [len(processor.tokenizer(text)["input_ids"]) for text in texts]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_many_prompts_share_one_video(family: str, models: dict[str, Path], videos: list[str]) -> None:
+def test_many_prompts_share_one_video(
+    family: str, models: dict[str, Path], videos: list[str]
+) -> None:
     path = str(models[family])
     processor, config = load_processor(path), load_model_config(path)
     first, second, _ = groups_of(videos)
     group = replace(first, more=(replace(second, uri=first.uri),))
     [one] = read_group(processor, config, group, FRAMES, 4096)
     batch = pack([one])
-    assert list(zip(batch.chosen.tolist(), batch.rejected.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3), (4, 5)]
-    texts = [processor.tokenizer.decode(batch.target[batch.answer == number]) for number in range(6)]
+    assert list(zip(batch.chosen.tolist(), batch.rejected.tolist(), strict=True)) == [
+        (0, 1),
+        (0, 2),
+        (0, 3),
+        (4, 5),
+    ]
+    texts = [
+        processor.tokenizer.decode(batch.target[batch.answer == number]) for number in range(6)
+    ]
     assert texts == [text + "<|im_end|>" for text in (*ANSWERS, ANSWERS[1], ANSWERS[3])]
     apart = read_group(processor, config, group, FRAMES, len(one) - 1)
     assert [part.pairs for part in apart] == [((0, 1), (0, 2), (0, 3)), ((0, 1),)]
@@ -183,7 +275,9 @@ def test_many_prompts_share_one_video(family: str, models: dict[str, Path], vide
     assert seen[0] == seen[1] == seen[2] > 0, "once for all prompts, or once for each"
 
 
-def test_answers_restart_at_the_position_after_the_prompt(models: dict[str, Path], videos: list[str]) -> None:
+def test_answers_restart_at_the_position_after_the_prompt(
+    models: dict[str, Path], videos: list[str]
+) -> None:
     path = str(models["qwen2_5_vl"])
     processor, config = load_processor(path), load_model_config(path)
     [one] = read_group(processor, config, groups_of(videos)[0], FRAMES, 4096)
@@ -193,10 +287,16 @@ def test_answers_restart_at_the_position_after_the_prompt(models: dict[str, Path
         assert (mine == following + np.arange(mine.shape[1])).all()
 
 
-def test_rows_stay_under_the_budget_and_lose_nothing(models: dict[str, Path], videos: list[str]) -> None:
+def test_rows_stay_under_the_budget_and_lose_nothing(
+    models: dict[str, Path], videos: list[str]
+) -> None:
     path = str(models["qwen2_5_vl"])
     processor, config = load_processor(path), load_model_config(path)
-    tokens = [one for group in groups_of(videos) for one in read_group(processor, config, group, FRAMES, 4096)] * 3
+    tokens = [
+        one
+        for group in groups_of(videos)
+        for one in read_group(processor, config, group, FRAMES, 4096)
+    ] * 3
     budget = 2 * max(map(len, tokens))
     rows = split(tokens, budget)
     assert sum(map(len, rows)) == len(tokens)
@@ -209,11 +309,15 @@ def test_rows_stay_under_the_budget_and_lose_nothing(models: dict[str, Path], vi
 
 def conversation() -> Group:
     later = (("And then?", "A blue square spins."), ("Which came first?", "The circle."))
-    return Group("", (None, "What moves?"), "A red circle.", system="You watch videos.", later=later)
+    return Group(
+        "", (None, "What moves?"), "A red circle.", system="You watch videos.", later=later
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_conversation_trains_its_answers_and_nothing_else(family: str, models: dict[str, Path]) -> None:
+def test_a_conversation_trains_its_answers_and_nothing_else(
+    family: str, models: dict[str, Path]
+) -> None:
     path = str(models[family])
     processor, config = load_processor(path), load_model_config(path)
     video = drawn(np.random.default_rng(0), 4, 64, 64)
@@ -226,7 +330,9 @@ def test_a_conversation_trains_its_answers_and_nothing_else(family: str, models:
     packed = use_packed_attention(load_model(path, torch.float64), "sdpa")
     batch = pack([one, one])
     logps, _ = Scorer(packed)(batch.inputs, batch.source, batch.target)
-    plain = plain_forward(model, one.ids, one.positions, one.pixels, one.grid)[torch.from_numpy(one.trained)[1:]]
+    plain = plain_forward(model, one.ids, one.positions, one.pixels, one.grid)[
+        torch.from_numpy(one.trained)[1:]
+    ]
     assert torch.allclose(logps, torch.cat([plain, plain]), rtol=1e-7)
 
 
@@ -237,7 +343,13 @@ def test_the_reference_is_the_model_without_its_adapter(
 ) -> None:
     path = str(models[family])
     processor, config = load_processor(path), load_model_config(path)
-    batch = pack([one for group in groups_of(videos) for one in read_group(processor, config, group, FRAMES, 4096)])
+    batch = pack(
+        [
+            one
+            for group in groups_of(videos)
+            for one in read_group(processor, config, group, FRAMES, 4096)
+        ]
+    )
     given = (batch.inputs, batch.source, batch.target)
     before, none = Scorer(use_packed_attention(load_model(path, torch.float32), "sdpa"))(*given)
     assert none is None
@@ -260,7 +372,9 @@ def test_the_reference_is_the_model_without_its_adapter(
     assert all(one.grad is not None for one in model.parameters() if one.requires_grad)
 
 
-def test_what_cannot_be_read_says_why(models: dict[str, Path], videos: list[str], tmp_path: Path) -> None:
+def test_what_cannot_be_read_says_why(
+    models: dict[str, Path], videos: list[str], tmp_path: Path
+) -> None:
     path = str(models["qwen2_5_vl"])
     processor, config = load_processor(path), load_model_config(path)
     torn = tmp_path / "torn.mp4"

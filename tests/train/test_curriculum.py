@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempo_ray.config import CurriculumConfig
-from tempo_ray.train.curriculum import Group, Pair, hold_out, make_stage, make_stages, parted, plan_steps, table
+from tempo_ray.train.curriculum import (
+    Group,
+    Pair,
+    hold_out,
+    make_stage,
+    make_stages,
+    parted,
+    plan_steps,
+    table,
+)
 
 
 def pair(
@@ -22,18 +31,35 @@ def pair(
 
 
 def names(pairs: list[Pair], **settings: object) -> list[tuple[str, list[str]]]:
-    return [(name, [one.rejected for one in part]) for name, part in parted(pairs, CurriculumConfig(**settings))]
+    return [
+        (name, [one.rejected for one in part])
+        for name, part in parted(pairs, CurriculumConfig(**settings))
+    ]
 
 
 def test_stages_by_strength() -> None:
     pairs = [pair("w", strength=4), pair("x"), pair("y", strength=2), pair("z", strength=8)]
-    assert names(pairs, strengths=(2, 16, 4)) == [("align-16", ["x"]), ("align-4", ["w"]), ("align-2", ["y"])]
-    assert names(pairs, strengths=(2, 16), order="hard_to_easy") == [("align-2", ["y"]), ("align-16", ["x"])]
+    assert names(pairs, strengths=(2, 16, 4)) == [
+        ("align-16", ["x"]),
+        ("align-4", ["w"]),
+        ("align-2", ["y"]),
+    ]
+    assert names(pairs, strengths=(2, 16), order="hard_to_easy") == [
+        ("align-2", ["y"]),
+        ("align-16", ["x"]),
+    ]
     assert names(pairs, order="mixed") == [("align-mixed", ["x", "z", "w", "y"])]
 
 
 def test_stages_by_measured_difficulty() -> None:
-    lost = {"a": (1.0, 1.0), "b": (0.0, 0.25), "c": (0.1, 0.5), "d": (0.2, 1.0), "e": (0.1, 1.0), "f": (0.0, 0.9)}
+    lost = {
+        "a": (1.0, 1.0),
+        "b": (0.0, 0.25),
+        "c": (0.1, 0.5),
+        "d": (0.2, 1.0),
+        "e": (0.1, 1.0),
+        "f": (0.0, 0.9),
+    }
     pairs = [pair(name, distance=distance, kept=kept) for name, (distance, kept) in lost.items()]
     assert [round(one.order_lost or 0, 3) for one in pairs] == [1, 0.75, 0.55, 0.2, 0.1, 0.1]
     assert names([*pairs, pair("?", distance=None)], by="order", quantiles=3) == [
@@ -41,7 +67,10 @@ def test_stages_by_measured_difficulty() -> None:
         ("align-q2", ["c", "d"]),
         ("align-q3", ["e", "f"]),
     ]
-    assert names(pairs, by="order", quantiles=2, order="hard_to_easy")[0] == ("align-q2", ["d", "e", "f"])
+    assert names(pairs, by="order", quantiles=2, order="hard_to_easy")[0] == (
+        "align-q2",
+        ["d", "e", "f"],
+    )
     texts = [pair(name, text=far) for name, far in (("a", 0.1), ("b", 0.9), ("c", None))]
     assert names(texts, by="text", quantiles=2) == [("align-q1", ["b"]), ("align-q2", ["a"])]
 
@@ -50,16 +79,24 @@ def test_stages_by_measured_difficulty() -> None:
     far=st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0]), min_size=1, max_size=40),
     quantiles=st.integers(1, 6),
 )
-def test_quantiles_part_all_pairs_and_keep_equals_together(far: list[float], quantiles: int) -> None:
+def test_quantiles_part_all_pairs_and_keep_equals_together(
+    far: list[float], quantiles: int
+) -> None:
     pairs = [pair(str(number), distance=one) for number, one in enumerate(far)]
     parts = parted(pairs, CurriculumConfig(by="order", quantiles=quantiles))
-    assert sorted(one.rejected for _, part in parts for one in part) == sorted(one.rejected for one in pairs)
+    assert sorted(one.rejected for _, part in parts for one in part) == sorted(
+        one.rejected for one in pairs
+    )
     ranges = [[one.order_lost or 0.0 for one in part] for _, part in parts if part]
     assert all(min(easier) > max(harder) for easier, harder in pairwise(ranges))
 
 
 def test_replay_brings_back_what_came_before() -> None:
-    pairs = [pair(f"{strength}-{number}", strength=strength) for strength in (16, 8, 4) for number in range(10)]
+    pairs = [
+        pair(f"{strength}-{number}", strength=strength)
+        for strength in (16, 8, 4)
+        for number in range(10)
+    ]
     stages = make_stages(pairs, CurriculumConfig(strengths=(16, 8, 4), replay=0.3), seed=0)
     assert [(stage.pairs, stage.replayed) for stage in stages] == [(10, 0), (13, 3), (13, 3)]
     assert stages == make_stages(pairs, CurriculumConfig(strengths=(16, 8, 4), replay=0.3), seed=0)
@@ -78,9 +115,16 @@ def test_what_is_held_out_are_whole_videos() -> None:
 
 
 def test_a_group_is_one_video_with_all_its_prompts() -> None:
-    stage = make_stage("align-16", [pair("x"), pair("z", prompt="q"), pair("x", video="b"), pair("y")])
-    prompts = [[(one.uri, one.parts, one.rejected) for one in group.prompts] for group in stage.groups]
-    assert prompts == [[("a", (None, "p"), ("x", "y")), ("a", (None, "q"), ("z",))], [("b", (None, "p"), ("x",))]]
+    stage = make_stage(
+        "align-16", [pair("x"), pair("z", prompt="q"), pair("x", video="b"), pair("y")]
+    )
+    prompts = [
+        [(one.uri, one.parts, one.rejected) for one in group.prompts] for group in stage.groups
+    ]
+    assert prompts == [
+        [("a", (None, "p"), ("x", "y")), ("a", (None, "q"), ("z",))],
+        [("b", (None, "p"), ("x",))],
+    ]
     assert [(group.pairs, group.size) for group in stage.groups] == [(3, 3), (1, 1)]
     assert (stage.pairs, stage.videos, stage.difficulty) == (4, 2, 0.5)
 

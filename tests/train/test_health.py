@@ -6,7 +6,14 @@ from tempo_ray.config import AdaptiveConfig, HealthConfig
 from tempo_ray.train.health import plateaued, too_many_skipped, wrong
 
 LIMITS = HealthConfig(window=3, max_chosen_drop=0.5, max_margin=10.0, max_length_ratio=2.2)
-WELL = {"loss": 0.5, "grad_norm": 1.0, "chosen_drift": 0.1, "accuracy": 0.9, "margin": 3.0, "length_ratio": 1.1}
+WELL = {
+    "loss": 0.5,
+    "grad_norm": 1.0,
+    "chosen_drift": 0.1,
+    "accuracy": 0.9,
+    "margin": 3.0,
+    "length_ratio": 1.1,
+}
 
 
 def history(*steps: dict[str, float]) -> list[dict[str, float]]:
@@ -15,7 +22,9 @@ def history(*steps: dict[str, float]) -> list[dict[str, float]]:
 
 def test_a_healthy_run_goes_on() -> None:
     assert wrong(history({}, {}, {}, {}), LIMITS) is None
-    assert wrong([{"step": 1, "units": 0, "lr": 0.1}], LIMITS) is None, "a step in which nothing could be read"
+    assert wrong([{"step": 1, "units": 0, "lr": 0.1}], LIMITS) is None, (
+        "a step in which nothing could be read"
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,7 +68,10 @@ def test_skipped_groups() -> None:
 
 
 def looks(*seen: tuple[float, float]) -> list[dict[str, float]]:
-    return [{"step": 10 * at, "held_out_accuracy": one, "held_out_margin": other} for at, (one, other) in enumerate(seen, 1)]
+    return [
+        {"step": 10 * at, "held_out_accuracy": one, "held_out_margin": other}
+        for at, (one, other) in enumerate(seen, 1)
+    ]
 
 
 def test_a_plateau_is_patience_looks_without_gain_in_either() -> None:
@@ -67,5 +79,9 @@ def test_a_plateau_is_patience_looks_without_gain_in_either() -> None:
     assert not plateaued(looks((0.5, 0.0)), config)
     assert not plateaued(looks((0.5, 0.0), (0.6, 0.1), (0.6, 0.1)), config)
     assert plateaued(looks((0.5, 0.0), (0.6, 0.1), (0.6, 0.1), (0.605, 0.15)), config)
-    assert not plateaued(looks((0.5, 0.0), (0.6, 0.1), (0.6, 0.3), (0.6, 0.5)), config), "the margin still grows"
-    assert not plateaued(looks((0.5, 0.0), (0.5, 0.0), (0.5, 0.0)), config.model_copy(update={"min_steps": 100}))
+    assert not plateaued(looks((0.5, 0.0), (0.6, 0.1), (0.6, 0.3), (0.6, 0.5)), config), (
+        "the margin still grows"
+    )
+    assert not plateaued(
+        looks((0.5, 0.0), (0.5, 0.0), (0.5, 0.0)), config.model_copy(update={"min_steps": 100})
+    )

@@ -17,7 +17,9 @@ from tempo_ray.train.score import Scorer
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_targets_are_all_linear_layers_and_nothing_else(family: str, models: dict[str, Path]) -> None:
+def test_the_targets_are_all_linear_layers_and_nothing_else(
+    family: str, models: dict[str, Path]
+) -> None:
     model = load_model(str(models[family]), torch.float32)
     for name, module in model.named_modules():
         linear = isinstance(module, torch.nn.Linear) and name != "lm_head"
@@ -30,7 +32,9 @@ def test_merged_equals_adapted(train_vision: bool, models: dict[str, Path], tmp_
     source, lora = str(models["qwen2_5_vl"]), LoraConfig(rank=4, alpha=8)
     adapted = add_adapter(load_model(source, torch.float32), lora, 3, train_vision)
     torch.manual_seed(0)
-    trained = {name: one for name, one in adapted.get_base_model().named_parameters() if one.requires_grad}
+    trained = {
+        name: one for name, one in adapted.get_base_model().named_parameters() if one.requires_grad
+    }
     assert any("visual" in name for name in trained) == train_vision
     for one in trained.values():
         one.data.normal_(std=0.05)
@@ -38,7 +42,10 @@ def test_merged_equals_adapted(train_vision: bool, models: dict[str, Path], tmp_
     merged = load_model(str(tmp_path / "merged"), torch.float32)
     ids = torch.arange(10, 30)[None]
     with torch.no_grad():
-        want, got, before = (one(input_ids=ids).logits for one in (adapted, merged, load_model(source, torch.float32)))
+        want, got, before = (
+            one(input_ids=ids).logits
+            for one in (adapted, merged, load_model(source, torch.float32))
+        )
     assert torch.allclose(want, got, atol=1e-5)
     assert not torch.allclose(before, got, atol=1e-2)
     assert merged.config.dtype == torch.float32
@@ -57,12 +64,23 @@ def test_merged_and_adapter_answer_alike_on_videos_in_bfloat16(
     config = load_model_config(source)
     adapted = add_adapter(load_model(source, torch.bfloat16), LoraConfig(rank=4, alpha=8), 3)
     torch.manual_seed(0)
-    trained = {name: one for name, one in adapted.get_base_model().named_parameters() if one.requires_grad}
+    trained = {
+        name: one for name, one in adapted.get_base_model().named_parameters() if one.requires_grad
+    }
     for one in trained.values():
         one.data.normal_(std=0.02)
     save_merged(source, trained, LoraConfig(rank=4, alpha=8), torch.bfloat16, tmp_path, processor)
-    groups = [Group(video, (None, "What happens?"), "A red circle moves left.", ("No.",)) for video in videos]
-    batch = pack([one for group in groups for one in read_group(processor, config, group, FramesConfig(), 4096)])
+    groups = [
+        Group(video, (None, "What happens?"), "A red circle moves left.", ("No.",))
+        for video in videos
+    ]
+    batch = pack(
+        [
+            one
+            for group in groups
+            for one in read_group(processor, config, group, FramesConfig(), 4096)
+        ]
+    )
 
     @torch.no_grad()
     def logps(model: Any) -> torch.Tensor:
@@ -74,7 +92,10 @@ def test_merged_and_adapter_answer_alike_on_videos_in_bfloat16(
     ).get_base_model()
     want = logps(adapted.get_base_model())
     assert torch.equal(logps(stock), want)
-    got, before = logps(load_model(str(tmp_path / "merged"), torch.bfloat16)), logps(load_model(source, torch.bfloat16))
+    got, before = (
+        logps(load_model(str(tmp_path / "merged"), torch.bfloat16)),
+        logps(load_model(source, torch.bfloat16)),
+    )
     assert (got - want).abs().max() < 0.1, "a bfloat16 log-prob near -7 is rounded to 1/32"
     assert (before - want).abs().mean() > 3 * (got - want).abs().mean()
 
@@ -97,4 +118,11 @@ def test_full_training_leaves_the_vision_tower(models: dict[str, Path], tmp_path
 
 def test_weights_without_a_place_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="have no place"):
-        save_merged(str(models["qwen2_5_vl"]), {"other.weight": torch.ones(1)}, None, torch.float32, tmp_path, None)
+        save_merged(
+            str(models["qwen2_5_vl"]),
+            {"other.weight": torch.ones(1)},
+            None,
+            torch.float32,
+            tmp_path,
+            None,
+        )

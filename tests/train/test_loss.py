@@ -15,10 +15,20 @@ TYPES = ("sigmoid", "ipo", "hinge", "robust", "simpo")
 
 
 def scores(
-    chosen: list[float], rejected: list[float], reference_chosen: list[float], reference_rejected: list[float]
+    chosen: list[float],
+    rejected: list[float],
+    reference_chosen: list[float],
+    reference_rejected: list[float],
 ) -> PairScores:
-    four = [torch.tensor(one, dtype=torch.float64) for one in (chosen, rejected, reference_chosen, reference_rejected)]
-    return PairScores(*four, chosen_tokens=torch.tensor([4] * len(chosen)), rejected_tokens=torch.tensor([5] * len(chosen)))
+    four = [
+        torch.tensor(one, dtype=torch.float64)
+        for one in (chosen, rejected, reference_chosen, reference_rejected)
+    ]
+    return PairScores(
+        *four,
+        chosen_tokens=torch.tensor([4] * len(chosen)),
+        rejected_tokens=torch.tensor([5] * len(chosen)),
+    )
 
 
 # one pair: log-ratios +1 and -2, so h = 3; log p(chosen) = -8 over 4 tokens, log p(rejected) = -15 over 5
@@ -29,8 +39,16 @@ PAIR = ([-8.0], [-15.0], [-9.0], [-13.0])
     ("kind", "extra", "expected"),
     [
         ("sigmoid", {}, math.log1p(math.exp(-0.3))),
-        ("sigmoid", {"label_smoothing": 0.1}, 0.9 * math.log1p(math.exp(-0.3)) + 0.1 * math.log1p(math.exp(0.3))),
-        ("robust", {"label_smoothing": 0.1}, (0.9 * math.log1p(math.exp(-0.3)) - 0.1 * math.log1p(math.exp(0.3))) / 0.8),
+        (
+            "sigmoid",
+            {"label_smoothing": 0.1},
+            0.9 * math.log1p(math.exp(-0.3)) + 0.1 * math.log1p(math.exp(0.3)),
+        ),
+        (
+            "robust",
+            {"label_smoothing": 0.1},
+            (0.9 * math.log1p(math.exp(-0.3)) - 0.1 * math.log1p(math.exp(0.3))) / 0.8,
+        ),
         ("ipo", {}, (3 - 5) ** 2),
         ("ipo", {"length_normalised": True}, (1 / 4 + 2 / 5 - 5) ** 2),
         ("sigmoid", {"length_normalised": True}, math.log1p(math.exp(-0.1 * (1 / 4 + 2 / 5)))),
@@ -42,7 +60,13 @@ def test_losses_by_hand(kind: str, extra: dict[str, float], expected: float) -> 
     config = LossConfig(beta=0.1, type=kind, nll_weight=0.0, **extra)
     losses, metrics = pair_losses(scores(*PAIR), config)
     assert losses.tolist() == pytest.approx([expected], rel=1e-12)
-    chosen, rejected = (-2.0, -3.0) if kind == "simpo" else (1 / 4, -2 / 5) if "length_normalised" in extra else (1.0, -2.0)
+    chosen, rejected = (
+        (-2.0, -3.0)
+        if kind == "simpo"
+        else (1 / 4, -2 / 5)
+        if "length_normalised" in extra
+        else (1.0, -2.0)
+    )
     assert metrics["chosen_reward"].item() == pytest.approx(0.1 * chosen)
     assert metrics["rejected_reward"].item() == pytest.approx(0.1 * rejected)
     assert metrics["margin"].item() == pytest.approx(0.1 * (chosen - rejected))
@@ -73,7 +97,9 @@ def test_gradients_by_finite_differences(kind: str) -> None:
     config = LossConfig(type=kind, beta=0.3, nll_weight=0.7, label_smoothing=0.05)
 
     def total(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-        return pair_losses(PairScores(chosen, rejected, four[2], four[3], tokens, tokens + 1), config)[0].sum()
+        return pair_losses(
+            PairScores(chosen, rejected, four[2], four[3], tokens, tokens + 1), config
+        )[0].sum()
 
     inputs = (four[0].requires_grad_(), four[1].requires_grad_())
     assert torch.autograd.gradcheck(total, inputs, eps=1e-6, atol=1e-8)
@@ -81,7 +107,9 @@ def test_gradients_by_finite_differences(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_larger_margin_never_costs_more(kind: str) -> None:
-    far = pair_losses(scores([-8.0], [-16.0], [-9.0], [-13.0]), LossConfig(type=kind, beta=0.05, nll_weight=0.0))[0]
+    far = pair_losses(
+        scores([-8.0], [-16.0], [-9.0], [-13.0]), LossConfig(type=kind, beta=0.05, nll_weight=0.0)
+    )[0]
     near = pair_losses(scores(*PAIR), LossConfig(type=kind, beta=0.05, nll_weight=0.0))[0]
     assert far.item() < near.item()
 
@@ -97,11 +125,16 @@ class Said(torch.nn.Module):
         return SimpleNamespace(logits=self.logits)
 
 
-def trl_loss(kind: str, weights: list[float], smoothing: float, drawn: dict[str, torch.Tensor]) -> float:
+def trl_loss(
+    kind: str, weights: list[float], smoothing: float, drawn: dict[str, torch.Tensor]
+) -> float:
     """TRL's own loss on these logits: chosen rows first, then rejected."""
     policy = Said(drawn["logits"])
     accelerator = SimpleNamespace(
-        device=torch.device("cpu"), gather=lambda one: one, gather_for_metrics=lambda one: one, num_processes=1
+        device=torch.device("cpu"),
+        gather=lambda one: one,
+        gather_for_metrics=lambda one: one,
+        num_processes=1,
     )
     trainer = SimpleNamespace(
         model=policy,
@@ -121,15 +154,26 @@ def trl_loss(kind: str, weights: list[float], smoothing: float, drawn: dict[str,
         _total_train_tokens=0,
         _metrics={"train": defaultdict(list)},
     )
-    inputs = {"input_ids": drawn["ids"], "attention_mask": torch.ones_like(drawn["ids"]), "completion_mask": drawn["said"]}
+    inputs = {
+        "input_ids": drawn["ids"],
+        "attention_mask": torch.ones_like(drawn["ids"]),
+        "completion_mask": drawn["said"],
+    }
     return float(DPOTrainer._compute_loss(trainer, policy, inputs, False))
 
 
 @pytest.mark.parametrize(
     ("kind", "smoothing", "extra"),
-    [("sigmoid", 0.0, {}), ("hinge", 0.0, {}), ("robust", 0.1, {}), ("ipo", 0.0, {"length_normalised": True})],
+    [
+        ("sigmoid", 0.0, {}),
+        ("hinge", 0.0, {}),
+        ("robust", 0.1, {}),
+        ("ipo", 0.0, {"length_normalised": True}),
+    ],
 )
-def test_the_same_as_trl_on_the_same_log_probs(kind: str, smoothing: float, extra: dict[str, bool]) -> None:
+def test_the_same_as_trl_on_the_same_log_probs(
+    kind: str, smoothing: float, extra: dict[str, bool]
+) -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = {name: torch.randn(2, 9, 20, generator=generator) for name in ("logits", "reference")}
     drawn["ids"] = torch.randint(0, 20, (2, 9), generator=generator)
@@ -142,16 +186,27 @@ def test_the_same_as_trl_on_the_same_log_probs(kind: str, smoothing: float, extr
     lengths = drawn["said"].sum(1).split(1)
     pair = PairScores(*sums(drawn["logits"]), *sums(drawn["reference"]), *lengths)
     config = LossConfig(beta=0.2, type=kind, nll_weight=0.7, label_smoothing=smoothing, **extra)
-    assert float(pair_losses(pair, config)[0]) == pytest.approx(trl_loss(kind, [1.0, 0.7], smoothing, drawn), rel=1e-5)
+    assert float(pair_losses(pair, config)[0]) == pytest.approx(
+        trl_loss(kind, [1.0, 0.7], smoothing, drawn), rel=1e-5
+    )
 
 
 def test_simpo_is_trls() -> None:
     trainer = SimpleNamespace(
-        alpha=0.0, loss_type="simpo", simpo_gamma=0.5, beta=0.2, label_smoothing=0.0, accelerator=SimpleNamespace(device="cpu")
+        alpha=0.0,
+        loss_type="simpo",
+        simpo_gamma=0.5,
+        beta=0.2,
+        label_smoothing=0.0,
+        accelerator=SimpleNamespace(device="cpu"),
     )
     given = scores(*PAIR)
-    theirs, _, _ = CPOTrainer.cpo_loss(trainer, given.chosen / given.chosen_tokens, given.rejected / given.rejected_tokens)
-    ours, _ = pair_losses(given, LossConfig(type="simpo", beta=0.2, simpo_gamma=0.5, nll_weight=0.0))
+    theirs, _, _ = CPOTrainer.cpo_loss(
+        trainer, given.chosen / given.chosen_tokens, given.rejected / given.rejected_tokens
+    )
+    ours, _ = pair_losses(
+        given, LossConfig(type="simpo", beta=0.2, simpo_gamma=0.5, nll_weight=0.0)
+    )
     assert ours.tolist() == pytest.approx(theirs.tolist(), rel=1e-12)
 
 

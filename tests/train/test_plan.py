@@ -22,22 +22,37 @@ def config_of(folder: Path, model: Path, *words: str) -> TrainConfig:
     """A run with two pairs of strength 8, one of 4, and one conversation."""
     (folder / "pairs").mkdir(exist_ok=True)
     rows = [
-        {"uri": "v", "prompt": "p", "chosen": "c", "rejected": text, "strength": r} for text, r in (("a", 8), ("b", 8), ("c", 4))
+        {"uri": "v", "prompt": "p", "chosen": "c", "rejected": text, "strength": r}
+        for text, r in (("a", 8), ("b", 8), ("c", 4))
     ]
     pq.write_table(pa.Table.from_pylist(rows, schema=PAIR), folder / "pairs" / "0.parquet")
     turns = [{"from": "human", "value": "<video>?"}, {"from": "gpt", "value": "!"}]
     (folder / "data.json").write_text(json.dumps([{"video": "v", "conversations": turns}]))
-    given = [f"run={folder / 'run'}", f"model={model}", f"pairs={folder / 'pairs'}", f"sft.data={folder / 'data.json'}"]
-    return resolved(load_config(TrainConfig, None, [*given, "align.curriculum.strengths=[8,4]", *words]))
+    given = [
+        f"run={folder / 'run'}",
+        f"model={model}",
+        f"pairs={folder / 'pairs'}",
+        f"sft.data={folder / 'data.json'}",
+    ]
+    return resolved(
+        load_config(TrainConfig, None, [*given, "align.curriculum.strengths=[8,4]", *words])
+    )
 
 
 @pytest.mark.parametrize(
     ("recipe", "names"),
-    [("pre_sft", ["align-8", "sft"]), ("post_sft", ["sft", "align-8"]), ("align", ["align-8"]), ("sft", ["sft"])],
+    [
+        ("pre_sft", ["align-8", "sft"]),
+        ("post_sft", ["sft", "align-8"]),
+        ("align", ["align-8"]),
+        ("sft", ["sft"]),
+    ],
 )
 def test_recipes(recipe: str, names: list[str], models: dict[str, Path], tmp_path: Path) -> None:
     plan = make_plan(config_of(tmp_path, models["qwen2_5_vl"], f"recipe={recipe}"))
-    assert [stage.name for stage in plan.stages] == names, "a stage without usable pairs is left out"
+    assert [stage.name for stage in plan.stages] == names, (
+        "a stage without usable pairs is left out"
+    )
     if recipe != "sft":
         assert plan.left_out == {"no_stage": 0, "identical": 1, "duplicated": 0}
 
@@ -54,7 +69,9 @@ def test_recipes(recipe: str, names: list[str], models: dict[str, Path], tmp_pat
         ("align.curriculum.strengths=[2]", "has one of align.curriculum.strengths"),
     ],
 )
-def test_mistakes_are_named(word: str, message: str, models: dict[str, Path], tmp_path: Path) -> None:
+def test_mistakes_are_named(
+    word: str, message: str, models: dict[str, Path], tmp_path: Path
+) -> None:
     with pytest.raises(BadInput, match=message):
         make_plan(config_of(tmp_path, models["qwen2_5_vl"], word))
 
@@ -72,19 +89,34 @@ def test_files_that_are_no_pairs(models: dict[str, Path], tmp_path: Path) -> Non
 def test_another_stage_has_another_digest(models: dict[str, Path], tmp_path: Path) -> None:
     config = config_of(tmp_path, models["qwen2_5_vl"])
     stages = make_plan(config).stages
-    same = config_of(tmp_path, models["qwen2_5_vl"], "deepspeed.zero_stage=2", "save_every_steps=7", "workers.count=4")
+    same = config_of(
+        tmp_path,
+        models["qwen2_5_vl"],
+        "deepspeed.zero_stage=2",
+        "save_every_steps=7",
+        "workers.count=4",
+    )
     other = config_of(tmp_path, models["qwen2_5_vl"], "align.loss.beta=0.2")
     elsewhere = config_of(tmp_path, copytree(models["qwen2_5_vl"], tmp_path / "copy"))
     assert digests(config, stages) == digests(same, stages) == digests(elsewhere, stages)
-    assert not set(digests(config, stages)) & set(digests(other, stages)), "a stage is what those before it were, too"
+    assert not set(digests(config, stages)) & set(digests(other, stages)), (
+        "a stage is what those before it were, too"
+    )
 
 
-def test_other_data_of_the_same_size_is_another_stage(models: dict[str, Path], tmp_path: Path) -> None:
+def test_other_data_of_the_same_size_is_another_stage(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
     config = config_of(tmp_path, models["qwen2_5_vl"])
     before = digests(config, make_plan(config).stages)
     file = tmp_path / "pairs" / "0.parquet"
     rows = pq.read_table(file).to_pylist()
-    pq.write_table(pa.Table.from_pylist([row | {"rejected": f"{row['rejected']}!"} for row in rows], schema=PAIR), file)
+    pq.write_table(
+        pa.Table.from_pylist(
+            [row | {"rejected": f"{row['rejected']}!"} for row in rows], schema=PAIR
+        ),
+        file,
+    )
     assert not set(before) & set(digests(config, make_plan(config).stages))
 
 
@@ -104,7 +136,9 @@ def test_all_stages_that_others_trained_are_named(models: dict[str, Path], tmp_p
         folder.mkdir(parents=True)
         (folder / "stage.json").write_text(json.dumps({"digest": digest}))
     assert all(finished(config, stages))
-    with pytest.raises(BadInput, match=f"{folders[0]} and {folders[1]} were trained with other settings"):
+    with pytest.raises(
+        BadInput, match=f"{folders[0]} and {folders[1]} were trained with other settings"
+    ):
         finished(config_of(tmp_path, models["qwen2_5_vl"], "align.loss.beta=0.2"), stages)
 
 
@@ -123,7 +157,10 @@ def test_bad_columns_of_pairs(
 ) -> None:
     config = config_of(tmp_path, models["qwen2_5_vl"])
     table = pq.read_table(tmp_path / "pairs" / "0.parquet").drop_columns([column])
-    pq.write_table(table if values is None else table.append_column(column, pa.array(values)), tmp_path / "pairs" / "0.parquet")
+    pq.write_table(
+        table if values is None else table.append_column(column, pa.array(values)),
+        tmp_path / "pairs" / "0.parquet",
+    )
     with pytest.raises(BadInput, match=message):
         make_plan(config)
 
@@ -137,10 +174,27 @@ def test_places_that_cannot_be_read(models: dict[str, Path], tmp_path: Path) -> 
         make_plan(config_of(tmp_path, models["qwen2_5_vl"], f"pairs={tmp_path / 'empty'}"))
 
 
-def test_a_batch_that_leaves_workers_without_a_group_is_named(models: dict[str, Path], tmp_path: Path) -> None:
-    stage = make_stage("align-16", [Pair(f"{one // 3}", "?", "a", f"{one}", 16, None) for one in range(360)])
-    config = config_of(tmp_path, models["qwen2_5_vl"], "workers.count=8", "workers.cpus=1", "align.batch=16", "sft.batch=16")
+def test_a_batch_that_leaves_workers_without_a_group_is_named(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    stage = make_stage(
+        "align-16", [Pair(f"{one // 3}", "?", "a", f"{one}", 16, None) for one in range(360)]
+    )
+    config = config_of(
+        tmp_path,
+        models["qwen2_5_vl"],
+        "workers.count=8",
+        "workers.cpus=1",
+        "align.batch=16",
+        "sft.batch=16",
+    )
     line = idle(config, stage)
     assert line is not None
     assert re.search(r"^align-16: 3[0-9]% .*align.batch=24 would keep all 8", line)
-    assert idle(config.model_copy(update={"align": config.align.model_copy(update={"batch": 24})}), stage) is None
+    assert (
+        idle(
+            config.model_copy(update={"align": config.align.model_copy(update={"batch": 24})}),
+            stage,
+        )
+        is None
+    )

@@ -9,12 +9,19 @@ from tempo_ray.train.sft import BadConversations, read_conversations
 LLAVA = {
     "id": "1",
     "video": "videos/1.mp4",
-    "conversations": [{"from": "human", "value": "<video>\nWhat is this?"}, {"from": "gpt", "value": "A circle."}],
+    "conversations": [
+        {"from": "human", "value": "<video>\nWhat is this?"},
+        {"from": "gpt", "value": "A circle."},
+    ],
 }
 
 
 def written(folder: Path, items: object, name: str = "data.json") -> str:
-    text = "\n".join(map(json.dumps, items)) if name.endswith("l") and isinstance(items, list) else json.dumps(items)
+    text = (
+        "\n".join(map(json.dumps, items))
+        if name.endswith("l") and isinstance(items, list)
+        else json.dumps(items)
+    )
     (folder / name).write_text(text)
     return str(folder / name)
 
@@ -30,7 +37,10 @@ def test_messages(tmp_path: Path) -> None:
     parts = [{"type": "video", "video": "/abs/1.mp4"}, {"type": "text", "text": "What is this?"}]
     items = [
         {"messages": [{"role": "user", "content": parts}, answer]},
-        {"messages": [{"role": "user", "content": "What is this?<video>"}, answer], "videos": ["s3://bucket/1.mp4"]},
+        {
+            "messages": [{"role": "user", "content": "What is this?<video>"}, answer],
+            "videos": ["s3://bucket/1.mp4"],
+        },
     ]
     assert read_conversations(written(tmp_path, items)) == [
         Group("/abs/1.mp4", (None, "What is this?"), "A circle."),
@@ -63,12 +73,20 @@ def test_conversations_of_many_turns(tmp_path: Path) -> None:
         ({"conversations": LLAVA["conversations"][::-1]}, "must alternate"),
         ({"conversations": []}, "must alternate"),
         ({"video": None}, "item 0"),
-        ({"conversations": [{"from": "human", "value": "no mark"}, LLAVA["conversations"][1]]}, "exactly one"),
-        ({"conversations": [LLAVA["conversations"][0], {"from": "gpt", "value": ""}]}, "answer is empty"),
+        (
+            {"conversations": [{"from": "human", "value": "no mark"}, LLAVA["conversations"][1]]},
+            "exactly one",
+        ),
+        (
+            {"conversations": [LLAVA["conversations"][0], {"from": "gpt", "value": ""}]},
+            "answer is empty",
+        ),
         ({"conversations": [{"value": "?"}]}, "has no 'from'"),
     ],
 )
-def test_what_cannot_be_trained_on_is_named(change: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_on_is_named(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(BadConversations, match=message):
         read_conversations(written(tmp_path, [LLAVA | change]))
 
@@ -91,7 +109,9 @@ def test_files_as_other_tools_write_them(tmp_path: Path) -> None:
     line = json.dumps(item, ensure_ascii=False)
     for name, text in (("a.json", f"[{line}]"), ("a.jsonl", f"{line}\n{line}\n")):
         (tmp_path / name).write_text("\ufeff" + text)
-        assert {group.chosen for group in read_conversations(str(tmp_path / name))} == {"A circle.\u2028It moves."}
+        assert {group.chosen for group in read_conversations(str(tmp_path / name))} == {
+            "A circle.\u2028It moves."
+        }
     (tmp_path / "a.jsonl").write_text(f"{line}\n\n{line[:50]}\n")
     with pytest.raises(BadConversations, match="line 3"):
         read_conversations(str(tmp_path / "a.jsonl"))
@@ -104,8 +124,13 @@ def test_files_as_other_tools_write_them(tmp_path: Path) -> None:
         ([{"type": "video_url", "video_url": {"url": "v"}}], "a part of type video_url"),
     ],
 )
-def test_parts_that_are_not_supported_are_named(content: object, message: str, tmp_path: Path) -> None:
-    item = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "!"}], "video": ["v"]}
+def test_parts_that_are_not_supported_are_named(
+    content: object, message: str, tmp_path: Path
+) -> None:
+    item = {
+        "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "!"}],
+        "video": ["v"],
+    }
     with pytest.raises(BadConversations, match=message):
         read_conversations(written(tmp_path, [item]))
 

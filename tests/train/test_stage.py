@@ -9,12 +9,26 @@ import torch
 
 from tempo_ray.config import TrainConfig
 from tempo_ray.models.vlm import load_model
-from tests.train.stages import Asked, Ran, config_of, kill_stage, make_inputs, plain_losses, run_stage, run_stages, saved
+from tests.train.stages import (
+    Asked,
+    Ran,
+    config_of,
+    kill_stage,
+    make_inputs,
+    plain_losses,
+    run_stage,
+    run_stages,
+    saved,
+)
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return [*make_inputs(tmp_path_factory.mktemp("inputs")), "align.curriculum.epochs=4", "sft.epochs=20"]
+    return [
+        *make_inputs(tmp_path_factory.mktemp("inputs")),
+        "align.curriculum.epochs=4",
+        "sft.epochs=20",
+    ]
 
 
 def changed(words: list[str], *more: str) -> TrainConfig:
@@ -22,7 +36,10 @@ def changed(words: list[str], *more: str) -> TrainConfig:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: one.detach().clone() for name, one in load_model(str(folder), torch.float32).named_parameters()}
+    return {
+        name: one.detach().clone()
+        for name, one in load_model(str(folder), torch.float32).named_parameters()
+    }
 
 
 LONG = ("align.curriculum.epochs=7",)
@@ -52,7 +69,9 @@ def ran(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """Every case that is not disturbed, in one pair of processes."""
     root = tmp_path_factory.mktemp("cases")
     asked = [
-        Asked(changed(words, "save_every_steps=100", *more), root / case, name, apart=case == "apart")
+        Asked(
+            changed(words, "save_every_steps=100", *more), root / case, name, apart=case == "apart"
+        )
         for case, (name, more) in CASES.items()
     ]
     return dict(zip(CASES, run_stages(asked), strict=True))
@@ -64,8 +83,12 @@ def undisturbed(ran: dict[str, Ran]) -> dict[str, torch.Tensor]:
     return weights(ran["zero 3"].merged)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in ("missing", "adaptive", "apart")])
-def test_losses_are_those_of_plain_pytorch(case: str, words: list[str], ran: dict[str, Ran]) -> None:
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case not in ("missing", "adaptive", "apart")]
+)
+def test_losses_are_those_of_plain_pytorch(
+    case: str, words: list[str], ran: dict[str, Ran]
+) -> None:
     """One video in nine is not there, so that workers have uneven data."""
     name, more = CASES[case]
     losses = [entry["loss"] for entry in ran[case].history]
@@ -76,7 +99,9 @@ def test_losses_are_those_of_plain_pytorch(case: str, words: list[str], ran: dic
     assert losses == pytest.approx(plain, rel=2e-5 if config.deepspeed.dtype == "float32" else 0.01)
     if case == "full sft":
         mine, theirs = weights(ran[case].merged), dict(model.named_parameters())
-        assert all(torch.allclose(mine[key], one.detach(), atol=2e-4) for key, one in theirs.items())
+        assert all(
+            torch.allclose(mine[key], one.detach(), atol=2e-4) for key, one in theirs.items()
+        )
 
 
 def test_killed_in_the_middle_it_ends_with_the_same_bits(
@@ -85,7 +110,9 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits(
     kill_stage(changed(words, *LONG), tmp_path, saved(8))
     whole = sorted(save.parent for save in tmp_path.glob("saves/*/save.json"))
     assert len(whole) > 1
-    torn = max(whole[-1].glob("state/*optim_states.pt"))  # it loses its tail: the save before it counts
+    torn = max(
+        whole[-1].glob("state/*optim_states.pt")
+    )  # it loses its tail: the save before it counts
     torn.write_bytes(torn.read_bytes()[:-100])
     ran = run_stage(changed(words, *LONG), tmp_path)
     assert "step 1/" not in ran.output
@@ -111,7 +138,9 @@ def test_a_full_disk_stops_it_with_the_last_save_whole(
 ) -> None:
     disk = tmp_path / "saves"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
     try:
@@ -144,8 +173,24 @@ def test_an_adaptive_stage_ends_when_it_has_stopped_to_improve(ran: dict[str, Ra
 
 def test_what_is_watched(ran: dict[str, Ran]) -> None:
     last = ran["zero 3"].history[-1]
-    watched = {"loss", "preference_loss", "nll", "accuracy", "margin", "chosen_logp", "rejected_logp", "kl", "length_ratio"}
-    assert watched | {"grad_norm", "lr", "pairs_per_second", "tokens_per_second", "memory_gb"} <= set(last)
+    watched = {
+        "loss",
+        "preference_loss",
+        "nll",
+        "accuracy",
+        "margin",
+        "chosen_logp",
+        "rejected_logp",
+        "kl",
+        "length_ratio",
+    }
+    assert watched | {
+        "grad_norm",
+        "lr",
+        "pairs_per_second",
+        "tokens_per_second",
+        "memory_gb",
+    } <= set(last)
     assert list((ran["zero 3"].merged.parents[1] / "events" / "align-8").iterdir())
     margins = [entry["margin"] for entry in ran["zero 3"].history]
     assert sum(margins[:8]) < sum(margins[8:16]) < sum(margins[16:])

@@ -42,7 +42,9 @@ def main(file: str) -> None:
     torch.set_num_threads(1)
     deepspeed.prepare()
     for stage in json.loads(Path(file).read_text()):
-        train(TrainConfig.model_validate(stage["config"]), stage["name"], stage["out"], stage["apart"])
+        train(
+            TrainConfig.model_validate(stage["config"]), stage["name"], stage["out"], stage["apart"]
+        )
 
 
 main(sys.argv[1])

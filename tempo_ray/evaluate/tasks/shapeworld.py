@@ -46,15 +46,23 @@ def read_questions(file: str, limit: int | None = None) -> list[Question]:
             try:
                 questions.append(_read(json.loads(line), path.parent))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise BadQuestions(f"{file}, line {number}: not a question ({type(error).__name__}: {error})") from error
+                raise BadQuestions(
+                    f"{file}, line {number}: not a question ({type(error).__name__}: {error})"
+                ) from error
     if not questions:
         raise BadQuestions(f"{file}: no questions in it")
-    twice = [name for name, count in Counter(question.question_id for question in questions).items() if count > 1]
+    twice = [
+        name
+        for name, count in Counter(question.question_id for question in questions).items()
+        if count > 1
+    ]
     if twice:
         raise BadQuestions(f"{file}: question_id {twice[0]} comes twice")
     for question in questions:
         if not question.video.is_file():
-            raise BadQuestions(f"{file}: question {question.question_id}: no video at {question.video}")
+            raise BadQuestions(
+                f"{file}: question {question.question_id}: no video at {question.video}"
+            )
     return questions
 
 
@@ -65,7 +73,15 @@ def _read(row: dict, folder: Path) -> Question:
     if not 2 <= len(options) <= len(LETTERS) or row["answer"] not in options:
         raise ValueError("options are two to eight, and the answer is one of them")
     video = folder / row["video"]
-    return Question(str(row["question_id"]), video, row["kind"], row["needs"], row["text"], options, row["answer"])
+    return Question(
+        str(row["question_id"]),
+        video,
+        row["kind"],
+        row["needs"],
+        row["text"],
+        options,
+        row["answer"],
+    )
 
 
 def normalise(text: str) -> str:
