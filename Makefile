@@ -1,13 +1,18 @@
-# make demo: videos -> pairs -> a better model -> an endpoint -> a table, on this machine.   make test: the test suite.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# make demo: videos -> pairs -> a better model -> an endpoint -> a table, on this machine.
+# make test: the whole test suite, with the real engines.   make check: the fast part of it.
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python$(version))) python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format lock clean
+.PHONY: demo check test lint format lock wheel clean
 
 demo: $(READY)
-	$(BIN)/python jobs/demo.py
+	$(BIN)/tempo-ray demo
+
+check: lint
+	$(BIN)/python -m pytest -m "not engine and not gpu" --durations=5 \
+		--cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -22,17 +27,23 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 $(READY): requirements/cpu.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tempo_ray needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and \
+		"tempo_ray needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --requirement requirements/cpu.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $(READY)
 
-# The pinned lists, without addresses. The overrides stand in pyproject.toml.
+wheel: $(READY)
+	$(BIN)/uv build --quiet --wheel --out-dir dist
+
+# The pinned lists, without addresses. The overrides are in pyproject.toml.
+LOCK := $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --no-header --no-annotate --quiet
 lock: $(READY)
-	$(BIN)/uv pip compile pyproject.toml --upgrade --extra cpu --extra dev --python-version 3.11 --no-header --no-annotate --quiet --output-file requirements/cpu.txt
-	$(BIN)/uv pip compile pyproject.toml --upgrade --extra gpu --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --no-header --no-annotate --quiet --output-file requirements/gpu.txt
+	$(LOCK) --upgrade --extra cpu --extra dev --output-file requirements/cpu.txt
+	$(LOCK) --upgrade --extra gpu --python-platform x86_64-unknown-linux-gnu \
+		--output-file requirements/gpu.txt
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,16 +1,19 @@
-"""Pairs per second of a DPO step: a video prompt with one chosen and k rejected answers as one sequence, and as others do it.
+"""Pairs per second of a DPO step: a video prompt with one chosen and k rejected answers as one
+sequence, and as other trainers do it.
 
-    python -m benchmarks.dpo_step [prompt=1024] [answer=64] [k=3] [hidden=512] [layers=8] [rounds=5] [peer=PYTHON]
-                                  [model=FOLDER] [device=cpu] [dtype=float32] [checkpointing=0]
+    python -m benchmarks.dpo_step [prompt=1024] [answer=64] [k=3] [hidden=512] [layers=8]
+        [rounds=5] [peer=PYTHON] [model=FOLDER] [device=cpu] [dtype=float32] [checkpointing=0]
 
-A step is the reference's pass, the model's forward and its backward: LoRA on the language model, vision tower frozen, sigmoid
-loss with NLL; Qwen2.5-VL's architecture with random weights, of the sizes named or of a folder's config. `concatenated` is what
-DPO trainers do: the same model, and for k pairs 2k rows of prompt, video and one answer, the video encoded once a row and pass.
-All answers have one length, so that no row has padding, and logits are made at the answers only. Both give the same loss and
-gradient, or it fails.
+A step is the reference's forward pass, and the policy's forward and backward: LoRA on the language
+model, vision tower frozen, sigmoid loss with NLL; Qwen2.5-VL's architecture with random weights, of
+the given sizes or of a folder's config. `concatenated` is what DPO trainers do: the same model, and
+for k pairs 2k rows of prompt, video and one answer, the video encoded once per row and pass. All
+answers have the same length, so that no row has padding, and logits are computed at the answers
+only. The benchmark fails unless both give the same loss; it reports how far gradients differ.
 
-PYTHON is the interpreter of an environment with ms-swift 4.6: its trainer does the same pairs, and TRL's, which has no DPO on
-video, as many tokens of text. Their steps, and ours beside them, also read the video's file and take AdamW's step. On the CPU.
+PYTHON is the interpreter of an environment with ms-swift 4.6: its trainer does the same pairs, and
+TRL's, which has no DPO on video, does as many tokens of text. Their steps, and ours beside them,
+also read the video's file and take AdamW's step. On the CPU.
 """
 
 import json
@@ -33,18 +36,19 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from benchmarks.measure import in_turns, ratios, report, seconds
-from tempo_ray.config import FramesConfig, LoraConfig, LossConfig, OptimizerConfig
+from tempo_ray.config import AlignConfig, FramesConfig, LoraConfig, OptimizerConfig
 from tempo_ray.models.vlm import chat_text, load_model_config
 from tempo_ray.shapeworld.build import make_model, make_processor, make_tokenizer, save
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import COLORS, DIRECTIONS, SHAPES, draw_story
 from tempo_ray.train.attention import PROMPT, use_packed_attention
-from tempo_ray.train.batch import Batch, Tokens, pack, read_group
-from tempo_ray.train.curriculum import Group
-from tempo_ray.train.learner import Learner, align_losses
+from tempo_ray.train.batch import PackedRow, pack
+from tempo_ray.train.examples import PromptPairs, VideoPairs
 from tempo_ray.train.lora import add_adapter
-from tempo_ray.train.loss import PairScores, pair_losses
-from tempo_ray.train.score import Scorer
+from tempo_ray.train.loss import PairLogProbs, pair_losses
+from tempo_ray.train.objective import Dpo
+from tempo_ray.train.policy import LogProbs, Policy
+from tempo_ray.train.sequences import ExampleTokens, read_example
 
 SIZES = {
     "prompt": 1024,
@@ -56,13 +60,16 @@ SIZES = {
     "checkpointing": 0,
 }
 FPS, SIDE = 2, 224
-"""Of the video. Whole patches, two by two, of 16 pixels, which our tiny models have, and of 14, which ms-swift relies on."""
-SYSTEM = "You are a helpful assistant."
+"""Of the video. Both patches of 16 pixels, which our tiny models have, and of 14, on which ms-swift
+relies, fill a frame two by two."""
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 """What ms-swift puts before every prompt of Qwen2.5-VL."""
 WORDS = (*COLORS, *SHAPES, *DIRECTIONS)
-LORA, LOSS, OPTIMIZER = LoraConfig(), LossConfig(), OptimizerConfig()
+LORA, OPTIMIZER = LoraConfig(), OptimizerConfig()
+OBJECTIVE = Dpo(AlignConfig(lora=LORA, optimizer=OPTIMIZER))
+LOSS = OBJECTIVE.config.loss
 THREADS = os.cpu_count() or 1
-WARM = 2
+WARM_UP = 2
 """Steps of a peer that are not counted."""
 
 
@@ -73,46 +80,48 @@ class Subject:
     sizes: dict[str, int]
     model: PreTrainedModel
     adapter: PeftModel
-    learner: Learner
+    policy: Policy
     processor: Any
-    group: Group
+    example: VideoPairs
 
-    def read(self) -> Tokens:
-        return read_group(
-            self.processor, self.model.config, self.group, FramesConfig(fps=FPS), sys.maxsize
+    @property
+    def pairs(self) -> PromptPairs:
+        return self.example.prompts[0]
+
+    def read(self) -> ExampleTokens:
+        return read_example(
+            self.processor, self.model.config, self.example, FramesConfig(fps=FPS), sys.maxsize
         )[0]
 
     def speed(self, times: Sequence[float]) -> float:
         """Pairs per second."""
-        return round(self.group.size / median(times), 3)
+        return round(self.example.pairs / median(times), 3)
 
 
-def said(processor: Any, rng: np.random.Generator, tokens: int) -> str:
+def draw_text(processor: Any, rng: np.random.Generator, tokens: int) -> str:
     text = " ".join(["a", *rng.choice(WORDS, tokens - 1)])
     assert len(processor.tokenizer(text)["input_ids"]) == tokens
     return text
 
 
-def make_group(processor: Any, sizes: dict[str, int], folder: Path) -> Group:
-    """A prompt of so many tokens, nearly all of them the video's, which is drawn and written; answers without their end token."""
+def make_example(processor: Any, sizes: dict[str, int], folder: Path) -> VideoPairs:
+    """A prompt of the given number of tokens, nearly all of them the video's, which is drawn and
+    written; answers without their end token."""
     rng, patches = np.random.default_rng(0), processor.video_processor
-    around = len(processor.tokenizer(chat_text(processor, (None, ""), SYSTEM))["input_ids"]) - 1
-    length, rest = divmod(
-        sizes["prompt"] - around - 8, (SIDE // patches.patch_size // patches.merge_size) ** 2
-    )
+    empty_prompt = processor.tokenizer(chat_text(processor, (None, "")))["input_ids"]
+    frame_tokens = (SIDE // patches.patch_size // patches.merge_size) ** 2
+    length, rest = divmod(sizes["prompt"] - (len(empty_prompt) - 1) - 8, frame_tokens)
     write_video(draw_story(rng, length), folder / "video.mp4", FPS, SIDE, SIDE)
-    chosen, *rejected = (said(processor, rng, sizes["answer"] - 1) for _ in range(sizes["k"] + 1))
-    return Group(
-        str(folder / "video.mp4"),
-        (None, said(processor, rng, rest + 8)),
-        chosen,
-        tuple(rejected),
-        SYSTEM,
+    chosen, *rejected = (
+        draw_text(processor, rng, sizes["answer"] - 1) for _ in range(sizes["k"] + 1)
     )
+    prompt = draw_text(processor, rng, rest + 8)
+    return VideoPairs(str(folder / "video.mp4"), (PromptPairs(prompt, chosen, tuple(rejected)),))
 
 
 def make_subject(words: dict[str, str], sizes: dict[str, int], folder: Path) -> Subject:
-    """Weights are drawn on the device where they stay; the adapter's are not zero, so that model and reference differ."""
+    """Weights are drawn on their final device; the adapter's are not zero, so that policy and
+    reference differ."""
     tokenizer = make_tokenizer()
     config = load_model_config(words["model"]) if "model" in words else None
     config = config or make_model("qwen2_5_vl", tokenizer, sizes["hidden"], sizes["layers"]).config
@@ -122,6 +131,7 @@ def make_subject(words: dict[str, str], sizes: dict[str, int], folder: Path) -> 
     }
     config.video_token_id = tokenizer.convert_tokens_to_ids("<|video_pad|>")
     processor: Any = make_processor("qwen2_5_vl", tokenizer)
+    processor.chat_template = SYSTEM + processor.chat_template
     processor.video_processor.size = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
     processor.video_processor.patch_size = config.vision_config.patch_size
     torch.manual_seed(0)
@@ -137,12 +147,13 @@ def make_subject(words: dict[str, str], sizes: dict[str, int], folder: Path) -> 
     if sizes["checkpointing"]:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    learner = Learner(Scorer(model, adapter), None, flex=model.device.type == "cuda")
-    return Subject(sizes, model, adapter, learner, processor, make_group(processor, sizes, folder))
+    policy = Policy(LogProbs(model, adapter), flex=model.device.type == "cuda")
+    example = make_example(processor, sizes, folder)
+    return Subject(sizes, model, adapter, policy, processor, example)
 
 
-def finished(subject: Subject, losses: Tensor) -> float:
-    """The mean's backward pass, to its end."""
+def run_backward(subject: Subject, losses: Tensor) -> float:
+    """The backward pass of the mean, completed; returns the mean."""
     subject.adapter.zero_grad()
     loss = losses.mean()
     torch.autograd.backward(loss)
@@ -151,14 +162,15 @@ def finished(subject: Subject, losses: Tensor) -> float:
     return loss.item()
 
 
-def packed(subject: Subject, batch: Batch) -> float:
+def packed(subject: Subject, row: PackedRow) -> float:
     """One step of ours."""
-    use_packed_attention(subject.model, "flex" if subject.learner.flex else "sdpa")
-    return finished(subject, align_losses(subject.learner, batch, LOSS)[0])
+    use_packed_attention(subject.model, "flex" if subject.policy.flex else "sdpa")
+    return run_backward(subject, OBJECTIVE.losses(subject.policy, row)[0])
 
 
-def as_rows(tokens: Tokens, device: torch.device) -> dict[str, Tensor]:
-    """The group as others see it: for each pair prompt, video and chosen, then for each pair prompt, video and rejected."""
+def as_rows(tokens: ExampleTokens, device: torch.device) -> dict[str, Tensor]:
+    """The example as other trainers see it: for each pair prompt, video and chosen, then for each
+    pair prompt, video and rejected."""
     answers = [1] * (tokens.answers - 1) + list(range(2, tokens.answers + 1))
     rows = [
         np.flatnonzero((tokens.segments == PROMPT) | (tokens.segments == number))
@@ -180,7 +192,8 @@ def as_rows(tokens: Tokens, device: torch.device) -> dict[str, Tensor]:
 def row_logps(
     model: PreTrainedModel, rows: dict[str, Tensor], answer: int
 ) -> tuple[Tensor, Tensor]:
-    """(pairs,) each: the log-probs of the chosen and the rejected answers, which end the rows."""
+    """(pairs,) each: log-probs in nats of the chosen and the rejected answers, which end the
+    rows."""
     hidden = model.model(**rows, use_cache=False)[0]
     logits = model.lm_head(hidden[:, -answer - 1 : -1]).float()
     logps = -cross_entropy(
@@ -191,55 +204,59 @@ def row_logps(
 
 
 def concatenated(subject: Subject, rows: dict[str, Tensor]) -> float:
-    """One step of the others' way."""
+    """One step in the concatenated form."""
     answer = subject.sizes["answer"]
     subject.model.set_attn_implementation("sdpa")
     with torch.no_grad(), subject.adapter.disable_adapter():
         reference_chosen, reference_rejected = row_logps(subject.model, rows, answer)
     chosen, rejected = row_logps(subject.model, rows, answer)
     lengths = torch.full_like(chosen, answer)
-    scores = PairScores(chosen, rejected, reference_chosen, reference_rejected, lengths, lengths)
-    return finished(subject, pair_losses(scores, LOSS)[0])
+    log_probs = PairLogProbs(
+        chosen, rejected, reference_chosen, reference_rejected, lengths, lengths
+    )
+    return run_backward(subject, pair_losses(log_probs, LOSS)[0])
 
 
-def warmed(subject: Subject, step: Callable[[], float]) -> tuple[float, Tensor, float | None]:
-    """Its loss and its gradient the second time, and the most GPU memory held, in GiB."""
+def run_twice(subject: Subject, step: Callable[[], float]) -> tuple[float, Tensor, float | None]:
+    """Loss and gradient of the second run, and its peak GPU memory in GiB."""
     step()
     on_gpu = subject.model.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     loss = step()
     gradient = torch.cat(
-        [one.grad.flatten() for one in subject.adapter.parameters() if one.grad is not None]
+        [
+            parameter.grad.flatten()
+            for parameter in subject.adapter.parameters()
+            if parameter.grad is not None
+        ]
     )
-    return (
-        loss,
-        gradient.float(),
-        round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
-    )
+    peak = round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None
+    return loss, gradient.float(), peak
 
 
-def compared(subject: Subject) -> dict[str, Any]:
-    """Ours and the concatenated form, in turns. Fails unless they do the same."""
+def compare_forms(subject: Subject) -> dict[str, Any]:
+    """Ours and the concatenated form, in turns. Fails unless their losses agree."""
     tokens, device = subject.read(), subject.model.device
-    batch, rows = pack([tokens]).to(device), as_rows(tokens, device)
-    steps = partial(packed, subject, batch), partial(concatenated, subject, rows)
-    (loss, gradient, peak), (other_loss, other_gradient, other_peak) = (
-        warmed(subject, step) for step in steps
+    row, rows = pack([tokens]).to(device), as_rows(tokens, device)
+    steps = partial(packed, subject, row), partial(concatenated, subject, rows)
+    (loss, gradient, peak), (plain_loss, plain_gradient, plain_peak) = (
+        run_twice(subject, step) for step in steps
     )
-    apart = {
-        "loss": abs(other_loss / loss - 1),
-        "gradient": ((other_gradient - gradient).norm() / gradient.norm()).item(),
+    difference = {
+        "loss": abs(plain_loss / loss - 1),
+        "gradient": ((plain_gradient - gradient).norm() / gradient.norm()).item(),
     }
-    assert apart["loss"] < (1e-4 if subject.model.dtype == torch.float32 else 5e-2), apart
-    ours, theirs = in_turns(*steps, subject.sizes["rounds"])
+    tolerance = 1e-4 if subject.model.dtype == torch.float32 else 5e-2
+    assert difference["loss"] < tolerance, difference
+    ours, plain = in_turns(*steps, subject.sizes["rounds"])
     return {
-        **ratios(theirs, ours),
+        **ratios(plain, ours),
         "goal": 4,
-        "pairs_per_second": {"ours": subject.speed(ours), "concatenated": subject.speed(theirs)},
+        "pairs_per_second": {"ours": subject.speed(ours), "concatenated": subject.speed(plain)},
         "tokens": {"ours": len(tokens), "concatenated": rows["input_ids"].numel()},
-        "peak_gib": {"ours": peak, "concatenated": other_peak},
-        "relative_difference": apart,
+        "peak_gib": {"ours": peak, "concatenated": plain_peak},
+        "relative_difference": difference,
     }
 
 
@@ -270,8 +287,8 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, TrainerCa
 from trl import DPOConfig, DPOTrainer
 
 with open("trl.json") as file:
-    given = json.load(file)
-torch.set_num_threads(given["threads"])
+    arguments = json.load(file)
+torch.set_num_threads(arguments["threads"])
 ends = []
 
 class Clock(TrainerCallback):
@@ -284,11 +301,11 @@ class Counted(DPOTrainer):
         return super()._compute_loss(model, inputs, *rest)
 
 trainer = Counted(
-    Qwen2ForCausalLM(Qwen2Config(**given["model"])),
-    args=DPOConfig(**given["trainer"]),
-    train_dataset=Dataset.from_list(given["rows"] * given["trainer"]["max_steps"]),
+    Qwen2ForCausalLM(Qwen2Config(**arguments["model"])),
+    args=DPOConfig(**arguments["trainer"]),
+    train_dataset=Dataset.from_list(arguments["rows"] * arguments["trainer"]["max_steps"]),
     processing_class=AutoTokenizer.from_pretrained("model"),
-    peft_config=LoraConfig(**given["lora"]),
+    peft_config=LoraConfig(**arguments["lora"]),
     callbacks=[Clock()],
 )
 trainer.train()
@@ -311,86 +328,72 @@ def run_peer(python: str, script: str, arguments: Sequence[str], folder: Path) -
 
 
 def trainer_arguments(sizes: dict[str, int]) -> dict[str, Any]:
-    """What both peers hand on to transformers' trainer."""
+    """What both peers pass to transformers' trainer."""
     return {
-        **{
-            "per_device_train_batch_size": sizes["k"],
-            "gradient_accumulation_steps": 1,
-            "max_steps": sizes["rounds"] + WARM,
-        },
-        **{"learning_rate": OPTIMIZER.lr, "gradient_checkpointing": False, "beta": LOSS.beta},
-        **{"logging_steps": 1, "save_strategy": "no", "report_to": "none"},
+        "per_device_train_batch_size": sizes["k"],
+        "gradient_accumulation_steps": 1,
+        "max_steps": sizes["rounds"] + WARM_UP,
+        "learning_rate": OPTIMIZER.lr,
+        "gradient_checkpointing": False,
+        "beta": LOSS.beta,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
     }
 
 
 def swift(python: str, subject: Subject, folder: Path) -> tuple[list[float], list[int]]:
     """Seconds of ms-swift's steps by its own log; tokens and answer tokens of one of them."""
-    group, given = subject.group, trainer_arguments(subject.sizes)
+    pairs, options = subject.pairs, trainer_arguments(subject.sizes)
     messages = [
-        {"role": "user", "content": f"<video>{group.parts[1]}"},
-        {"role": "assistant", "content": group.chosen},
+        {"role": "user", "content": f"<video>{pairs.prompt}"},
+        {"role": "assistant", "content": pairs.chosen},
     ]
     rows = [
-        {"messages": messages, "rejected_response": one, "videos": [group.uri]}
-        for one in group.rejected
+        {"messages": messages, "rejected_response": answer, "videos": [subject.example.uri]}
+        for answer in pairs.rejected
     ]
-    (folder / "pairs.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows * given["max_steps"])
-    )
-    given |= {
-        **{
-            "rlhf_type": "dpo",
-            "rpo_alpha": LOSS.nll_weight,
-            "dataset": "pairs.jsonl",
-            "max_length": 1_000_000,
-        },
-        **{
-            "model": "model",
-            "model_type": "qwen2_5_vl",
-            "template": "qwen2_5_vl",
-            "torch_dtype": "float32",
-            "attn_impl": "sdpa",
-        },
-        **{
-            "tuner_type": "lora",
-            "lora_rank": LORA.rank,
-            "lora_alpha": LORA.alpha,
-            "lora_dropout": LORA.dropout,
-        },
-        **{
-            "freeze_vit": True,
-            "eval_strategy": "no",
-            "split_dataset_ratio": 0,
-            "output_dir": "swift",
-            "add_version": False,
-        },
+    lines = [json.dumps(row) + "\n" for row in rows * options["max_steps"]]
+    (folder / "pairs.jsonl").write_text("".join(lines))
+    options |= {
+        "rlhf_type": "dpo",
+        "rpo_alpha": LOSS.nll_weight,
+        "dataset": "pairs.jsonl",
+        "max_length": 1_000_000,
+        "model": "model",
+        "model_type": "qwen2_5_vl",
+        "template": "qwen2_5_vl",
+        "torch_dtype": "float32",
+        "attn_impl": "sdpa",
+        "tuner_type": "lora",
+        "lora_rank": LORA.rank,
+        "lora_alpha": LORA.alpha,
+        "lora_dropout": LORA.dropout,
+        "freeze_vit": True,
+        "eval_strategy": "no",
+        "split_dataset_ratio": 0,
+        "output_dir": "swift",
+        "add_version": False,
     }
-    arguments = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    run_peer(
-        python, SWIFT, [str(THREADS), str(subject.model.config.video_token_id), *arguments], folder
-    )
-    logged = [
-        json.loads(line) for line in (folder / "swift" / "logging.jsonl").read_text().splitlines()
-    ]
-    ends = [
-        one["train_speed(s/it)"] * number for number, one in enumerate(logged, 1) if "loss" in one
-    ]  # it logs a running mean
-    return np.diff(ends)[WARM - 1 :].tolist(), json.loads((folder / "swift.json").read_text())
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    video_token = str(subject.model.config.video_token_id)
+    run_peer(python, SWIFT, [str(THREADS), video_token, *arguments], folder)
+    log = (folder / "swift" / "logging.jsonl").read_text().splitlines()
+    steps = enumerate(map(json.loads, log), 1)
+    # it logs a running mean of the seconds per step
+    ends = [step["train_speed(s/it)"] * number for number, step in steps if "loss" in step]
+    return np.diff(ends)[WARM_UP - 1 :].tolist(), json.loads((folder / "swift.json").read_text())
 
 
 def trl(python: str, subject: Subject, folder: Path) -> tuple[list[float], list[int]]:
     """The same of TRL's, on text: a Qwen2 of the language model's sizes."""
-    group, text, trainer = (
-        subject.group,
-        subject.model.config.text_config,
-        trainer_arguments(subject.sizes),
-    )
-    asked = said(subject.processor, np.random.default_rng(0), subject.sizes["prompt"])
+    pairs, text_config = subject.pairs, subject.model.config.text_config
+    prompt = draw_text(subject.processor, np.random.default_rng(0), subject.sizes["prompt"])
     rows = [
-        {"prompt": asked, "chosen": f" {group.chosen}", "rejected": f" {one}"}
-        for one in group.rejected
+        {"prompt": prompt, "chosen": f" {pairs.chosen}", "rejected": f" {answer}"}
+        for answer in pairs.rejected
     ]
-    kept = (
+    sizes = (
         "vocab_size",
         "hidden_size",
         "intermediate_size",
@@ -398,31 +401,37 @@ def trl(python: str, subject: Subject, folder: Path) -> tuple[list[float], list[
         "num_attention_heads",
         "num_key_value_heads",
     )
-    trainer |= {"output_dir": "trl", "use_cpu": True, "bf16": False, "max_length": None}
-    given = {
+    trainer = trainer_arguments(subject.sizes) | {
+        "output_dir": "trl",
+        "use_cpu": True,
+        "bf16": False,
+        "max_length": None,
+        "loss_type": ["sigmoid", "sft"],
+        "loss_weights": [1.0, LOSS.nll_weight],
+    }
+    arguments = {
         "threads": THREADS,
         "rows": rows,
-        "model": {name: getattr(text, name) for name in kept} | {"tie_word_embeddings": True},
+        "model": {name: getattr(text_config, name) for name in sizes}
+        | {"tie_word_embeddings": True},
         "lora": {
             "r": LORA.rank,
             "lora_alpha": LORA.alpha,
             "target_modules": "all-linear",
             "task_type": "CAUSAL_LM",
         },
-        "trainer": trainer
-        | {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, LOSS.nll_weight]},
+        "trainer": trainer,
     }
-    (folder / "trl.json").write_text(json.dumps(given))
+    (folder / "trl.json").write_text(json.dumps(arguments))
     run_peer(python, TRL, [], folder)
     counts, ends = json.loads((folder / "trl_done.json").read_text())
-    return np.diff(ends)[WARM - 1 :].tolist(), counts
+    return np.diff(ends)[WARM_UP - 1 :].tolist(), counts
 
 
 def against_peers(python: str, subject: Subject, folder: Path) -> dict[str, Any]:
     """Each peer's steps, between as many of ours before and after."""
-    optimizer = torch.optim.AdamW(
-        [one for one in subject.adapter.parameters() if one.requires_grad], lr=OPTIMIZER.lr
-    )
+    trained = [weight for weight in subject.adapter.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=OPTIMIZER.lr)
 
     def step() -> None:
         packed(subject, pack([subject.read()]))
@@ -430,7 +439,8 @@ def against_peers(python: str, subject: Subject, folder: Path) -> dict[str, Any]
         optimizer.step()
 
     step()
-    sizes, found = subject.sizes, {}
+    sizes = subject.sizes
+    results = {}
     for name, peer in (("ms-swift", swift), ("trl on text", trl)):
         ours = [seconds(step) for _ in range(sizes["rounds"])]
         theirs, (tokens, answer_tokens) = peer(python, subject, folder)
@@ -438,16 +448,16 @@ def against_peers(python: str, subject: Subject, folder: Path) -> dict[str, Any]
         assert tokens >= 2 * sizes["k"] * (sizes["prompt"] + sizes["answer"]), (
             f"{name} had only {tokens} tokens"
         )
-        found[name] = {
+        results[name] = {
             "ratio": round(median(theirs) / median(ours), 3),
             "pairs_per_second": {"ours": subject.speed(ours), "theirs": subject.speed(theirs)},
             "seconds": {
-                "ours": [round(one, 2) for one in ours],
-                "theirs": [round(one, 2) for one in theirs],
+                "ours": [round(duration, 2) for duration in ours],
+                "theirs": [round(duration, 2) for duration in theirs],
             },
             "tokens": {"theirs": tokens, "of them answers": answer_tokens},
         }
-    return found
+    return results
 
 
 def main() -> None:
@@ -456,15 +466,15 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         subject = make_subject(words, sizes, Path(folder))
-        found = compared(subject)
+        results = compare_forms(subject)
         if "peer" in words:
-            found["peers"] = against_peers(words["peer"], subject, Path(folder))
-    kind = {
+            results["peers"] = against_peers(words["peer"], subject, Path(folder))
+    machine = {
         "device": str(subject.model.device),
         "dtype": str(subject.model.dtype),
         "threads": THREADS,
     }
-    report("dpo_step", ("torch", "transformers", "peft"), **found, sizes=sizes, **kind)
+    report("dpo_step", ("torch", "transformers", "peft"), **results, sizes=sizes, **machine)
 
 
 if __name__ == "__main__":

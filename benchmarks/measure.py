@@ -1,4 +1,4 @@
-"""What every benchmark prints: one JSON object, with the machine and the versions, as its last line."""
+"""What every benchmark prints: one JSON object, with machine and versions, as its last line."""
 
 import json
 import os
@@ -13,33 +13,39 @@ import psutil
 
 
 def seconds(call: Callable[[], Any]) -> float:
+    """The wall time of a call."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
 
 
 def in_turns(
-    one: Callable[[], Any], other: Callable[[], Any], rounds: int
+    first: Callable[[], Any], second: Callable[[], Any], rounds: int
 ) -> tuple[list[float], list[float]]:
-    """Times of both, taken in turns, so that a slow minute of the machine falls on both."""
-    times: tuple[list[float], list[float]] = ([], [])
+    """Seconds of both, in turns, so that a slow minute of the machine falls on both."""
+    first_times: list[float] = []
+    second_times: list[float] = []
     for _ in range(rounds):
-        times[0].append(seconds(one))
-        times[1].append(seconds(other))
-    return times
+        first_times.append(seconds(first))
+        second_times.append(seconds(second))
+    return first_times, second_times
 
 
 def ratios(numerators: list[float], denominators: list[float]) -> dict[str, float]:
-    """Of the pairs taken in one turn: the median, the least and the greatest."""
-    each = sorted(one / other for one, other in zip(numerators, denominators, strict=True))
+    """Round by round: the median, the least and the greatest."""
+    ordered = sorted(
+        numerator / denominator
+        for numerator, denominator in zip(numerators, denominators, strict=True)
+    )
     return {
-        "ratio": round(median(each), 3),
-        "least": round(each[0], 3),
-        "greatest": round(each[-1], 3),
+        "ratio": round(median(ordered), 3),
+        "least": round(ordered[0], 3),
+        "greatest": round(ordered[-1], 3),
     }
 
 
 def report(name: str, packages: tuple[str, ...], **facts: Any) -> None:
+    """Prints the result, with the versions of `packages`."""
     machine = {
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
@@ -47,14 +53,6 @@ def report(name: str, packages: tuple[str, ...], **facts: Any) -> None:
         "python": platform.python_version(),
     }
     versions = {package: version(package) for package in packages}
-    print(
-        json.dumps(
-            {
-                "benchmark": name,
-                **facts,
-                "machine": machine,
-                "versions": versions,
-                "date": time.strftime("%Y-%m-%d"),
-            }
-        )
-    )
+    date = time.strftime("%Y-%m-%d")
+    result = {"benchmark": name, **facts, "machine": machine, "versions": versions, "date": date}
+    print(json.dumps(result))

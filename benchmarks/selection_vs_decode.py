@@ -1,11 +1,12 @@
-"""Wall time of selecting videos over the wall time of only decoding the same files, both on one core.
+"""Wall time of selecting videos over the wall time of only decoding the same files, on one core.
 
     python -m benchmarks.selection_vs_decode [videos=2] [rounds=5] [FILE ...]
 
-720p H.264 videos of 12 shots, 24 s each. `camera` moves over grainy texture, at about the bit rate of web video; `drawn` is
-plain ShapeWorld, which is decoded two to three times as fast, so that everything else weighs more. Files that are named are
-measured besides. Selecting is all that jobs/generate_pairs.py does before it asks a model: decode, scale, shots, sharpness,
-likeness, verdict. Only decoding is PyAV (FFmpeg) with one thread and no work on the frames.
+720p H.264 videos of 12 shots, 24 s each. `camera` moves over grainy texture, at about the bit rate
+of web video; `drawn` is plain ShapeWorld, which decodes two to three times as fast, so that
+everything else weighs more. FILEs are measured too. Selecting is all that generate_pairs does
+before it asks a model: decode, scale, shots, sharpness, scenes, verdict. Only decoding is PyAV
+(FFmpeg) with one thread and no work on the frames.
 """
 
 import sys
@@ -21,7 +22,8 @@ import numpy as np
 from benchmarks.measure import in_turns, ratios, report
 from tempo_ray.config import SelectConfig
 from tempo_ray.data.clips import Descriptor
-from tempo_ray.data.select import judged, look
+from tempo_ray.data.select import decode_video, judged
+from tempo_ray.records import VideoAnswers
 from tempo_ray.shapeworld.render import draw_frames
 from tempo_ray.shapeworld.story import Story, draw_story
 
@@ -29,18 +31,13 @@ WIDTH, HEIGHT, FPS, SHOTS, SHOT_SECONDS = 1280, 720, 30, 12, 2.0
 
 
 def camera_frames(story: Story, seed: int) -> Iterator[np.ndarray]:
-    """The story before a texture that the camera moves over, with fresh grain in every frame."""
+    """(height, width, 3) uint8 RGB frames: the story in front of a texture that the camera moves
+    over, with fresh grain in every frame."""
     rng = np.random.default_rng(seed)
     wide, high = WIDTH + 240, HEIGHT + 160
     texture = np.zeros((high, wide), np.float32)
-    for scale in (
-        2,
-        4,
-        8,
-        16,
-        32,
-        64,
-    ):  # about as much contrast at each scale as pictures of the world have
+    # about as much contrast at each scale as photographs have
+    for scale in (2, 4, 8, 16, 32, 64):
         noise = rng.normal(0, 6 * scale**0.5, (high // scale, wide // scale)).astype(np.float32)
         texture += cv2.resize(noise, (wide, high), interpolation=cv2.INTER_CUBIC)
     for number, frame in enumerate(draw_frames(story, FPS, WIDTH, HEIGHT)):
@@ -74,8 +71,9 @@ def measured(files: Sequence[Path], rounds: int) -> dict[str, Any]:
 
     def select() -> None:
         for file in files:
-            row = judged(look((str(file), config)), config, embed)
-            assert row["status"] in ("kept", "dropped"), row
+            row = VideoAnswers(file.name, str(file))
+            row = judged(decode_video(row, config), config, embed)
+            assert row.status in ("kept", "dropped"), row
 
     frames = 0
 
@@ -83,15 +81,16 @@ def measured(files: Sequence[Path], rounds: int) -> dict[str, Any]:
         nonlocal frames
         frames = sum(decode_only(file) for file in files)
 
-    select(), decode()  # both warm
+    select()  # warm
+    decode()
     selecting, decoding = in_turns(select, decode, rounds)
     bits = 8 * sum(file.stat().st_size for file in files)
     return {
         **ratios(selecting, decoding),
         "frames_per_second": round(frames / min(selecting)),
         "kilobits_per_second": round(bits * FPS / frames / 1000),
-        "selecting_s": [round(one, 2) for one in selecting],
-        "decoding_s": [round(one, 2) for one in decoding],
+        "selecting_s": [round(seconds, 2) for seconds in selecting],
+        "decoding_s": [round(seconds, 2) for seconds in decoding],
     }
 
 
@@ -109,15 +108,15 @@ def main() -> None:
             story = draw_story(np.random.default_rng(seed), SHOTS, (SHOT_SECONDS, SHOT_SECONDS))
             encode(draw_frames(story, FPS, WIDTH, HEIGHT), drawn[seed])
             encode(camera_frames(story, seed), camera[seed])
-        found = {"camera": measured(camera, rounds), "drawn": measured(drawn, rounds)}
-        found |= {file.name: measured([file], rounds) for file in named}
+        results = {"camera": measured(camera, rounds), "drawn": measured(drawn, rounds)}
+        results |= {file.name: measured([file], rounds) for file in named}
     report(
         "selection_vs_decode",
         ("av", "decord", "scenedetect", "opencv-python-headless"),
-        ratio=found["camera"]["ratio"],
+        ratio=results["camera"]["ratio"],
         goal=1.3,
         size=f"{WIDTH}x{HEIGHT}",
-        **{"of": found},
+        of=results,
     )
 
 

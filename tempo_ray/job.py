@@ -1,4 +1,7 @@
-"""A job's config and counts -> what the run directory says of it, whatever happens; and mistakes in two lines, not in fifty."""
+"""A job's config and result -> what the run directory says of it, however the job ends.
+
+The one place where UserError is caught: a mistake is two lines, not fifty.
+"""
 
 import json
 import sys
@@ -6,75 +9,98 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from tempo_ray.config import Config
-from tempo_ray.paths import RunPaths, write_bytes
+from tempo_ray.errors import UserError
+from tempo_ray.paths import RunPaths
+from tempo_ray.records import write_row
+from tempo_ray.storage import write_bytes
 
 _PACKAGE = "/working_dir_files/_ray_pkg_"
 """Where Ray unpacks the --working-dir of a submitted job."""
 
 
-class BadInput(Exception):
-    """What the user gave cannot be used; the message says what to do, in one or two lines."""
+@dataclass
+class Job:
+    """A running job; set `summary`, a dataclass of records.py, as soon as there is something to
+    report."""
+
+    summary: Any = None
 
 
 @contextmanager
-def running(job: str, run: str | None, config: Config) -> Iterator[dict[str, Any]]:
-    """Saves the resolved config, yields a dict for counts, and writes it to `summary/JOB.json` when the job ends.
-
-    The summary also holds `status` (`done` or `failed`), `seconds`, `config_hash` and `error`. BadInput ends the process
-    with its message and status 2; any other exception passes through after it was recorded.
-    """
-    counts: dict[str, Any] = {}
-    began = time.monotonic()
-    paths = None if run is None else RunPaths(run)
-    status, error = "failed", None
+def user_errors() -> Iterator[None]:
+    """Ends the process with the message of a UserError and status 2."""
     try:
-        if run is not None and _PACKAGE in run:
-            raise BadInput(
-                "a relative run= lies in the submitted job's package, which Ray deletes: give an absolute path or a URI"
-            )
-        if paths is not None:
-            _first_write(paths.config(job), config.to_yaml(), run or "")
-            _first_write(paths.config(job, config.hash()), config.to_yaml(), run or "")
-        yield counts
-        status = "done"
-    except BadInput as mistake:
-        error = str(mistake)
+        yield
+    except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def running(name: str, run: str | None, config: Config) -> Iterator[Job]:
+    """Writes the resolved config, yields the job, and writes its summary to `summary/NAME.json`.
+
+    The file also has `status` (`done` or `failed`), `seconds`, `config_hash` and `error`. A
+    UserError ends the process with its message and status 2, Ctrl-C with 130; every other exception
+    propagates after it was recorded. Without a run directory nothing is written.
+    """
+    job = Job()
+    began = time.monotonic()
+    status, error = "failed", None
+    paths = None if run is None else RunPaths(run)
+    try:
+        with user_errors():
+            try:
+                if paths is not None:
+                    _write_configs(name, paths, config)
+                yield job
+                status = "done"
+            except UserError as mistake:
+                error = str(mistake)
+                raise
     except KeyboardInterrupt:
         error = "interrupted"
-        print(f"{job}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    except BaseException:  # whatever ended the job is recorded, and passes on
-        error = traceback.format_exc(limit=1).strip().splitlines()[-1]
+    except BaseException:  # whatever ended the job is recorded, and propagates
+        error = error or traceback.format_exc(limit=1).strip().splitlines()[-1]
         raise
     finally:
         if paths is not None:
             facts = {
-                "job": job,
+                "job": name,
                 "status": status,
                 "seconds": round(time.monotonic() - began, 1),
                 "error": error,
+                "config_hash": config.hash(),
             }
-            summary = facts | {"config_hash": config.hash()} | counts
-            _try_write(paths.summary(job), json.dumps(summary, indent=1) + "\n")
+            _write_summary(name, paths, facts, job.summary)
 
 
-def _first_write(uri: str, text: str, run: str) -> None:
+def _write_configs(name: str, paths: RunPaths, config: Config) -> None:
+    if _PACKAGE in paths.root:
+        raise UserError(
+            "a relative run= is inside the submitted job's package, which Ray deletes: give an "
+            "absolute path or a URI"
+        )
     try:
-        write_bytes(uri, text.encode())
+        for uri in (paths.config(name), paths.config(name, config.hash())):
+            write_bytes(uri, config.to_yaml().encode())
     except OSError as problem:
-        raise BadInput(
-            f"cannot write to run={run}: {problem.strerror or problem}; give a run directory that can be written to"
+        raise UserError(
+            f"cannot write to run={paths.root}: {problem.strerror or problem}; "
+            "choose a run directory that can be written to"
         ) from None
 
 
-def _try_write(uri: str, text: str) -> None:
+def _write_summary(name: str, paths: RunPaths, facts: dict[str, Any], summary: Any) -> None:
     """A summary that cannot be written must not hide why the job ended."""
+    facts = facts | ({} if summary is None else write_row(summary))
     try:
-        write_bytes(uri, text.encode())
+        write_bytes(paths.summary(name), (json.dumps(facts, indent=1) + "\n").encode())
     except OSError as problem:
         print(f"summary not written: {problem}", file=sys.stderr)

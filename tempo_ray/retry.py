@@ -1,35 +1,38 @@
-"""A call that may fail in passing -> its result, after a few tries with growing pauses between them."""
+"""A call that may fail transiently -> its result, retried with exponential backoff."""
 
 import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-Made = TypeVar("Made")
+from tempo_ray.errors import TransientError
+
+Result = TypeVar("Result")
 
 
-class Passing(RuntimeError):
-    """Failed at every try, in a way that another time may not; the message is the last error's."""
-
-
-def patiently(
-    call: Callable[[], Made],
+def retry_with_backoff(
+    call: Callable[[], Result],
     attempts: int,
-    *passing: type[Exception],
-    pause_s: float = 0.5,
-    pauses: Callable[[float], None] = time.sleep,
-) -> Made:
-    """Calls until it succeeds; the pause doubles, with up to as much again by chance, so that many do not come back at once.
+    *retried: type[Exception],
+    first_delay_s: float = 0.5,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Result:
+    """Calls until it succeeds. The delay doubles, with jitter, so that many callers do not return
+    at once.
 
-    Raises Passing after `attempts` OSErrors, and any other error of `passing` as it is.
+    Raises:
+        TransientError: the last of `attempts` attempts raised an OSError.
+        Exception: any other error of `retried` at the last attempt, and every other error at once.
     """
+    if attempts < 1:
+        raise ValueError(f"attempts must be at least 1, not {attempts}")
     for attempt in range(1, attempts + 1):
         try:
             return call()
-        except passing as error:
+        except retried as error:
             if attempt == attempts:
                 if isinstance(error, OSError):
-                    raise Passing(f"{type(error).__name__}: {error}") from error
+                    raise TransientError(f"{type(error).__name__}: {error}") from error
                 raise
-            pauses(pause_s * 2 ** (attempt - 1) * random.uniform(1, 2))
-    raise ValueError(f"attempts is {attempts}; at least 1")
+            sleep(first_delay_s * 2 ** (attempt - 1) * random.uniform(1, 2))
+    raise AssertionError("unreachable")

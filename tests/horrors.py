@@ -1,10 +1,11 @@
-"""A folder of files as strangers have them, and what must become of each: (status, what the reason begins with)."""
+"""A folder of untrusted input, and what each file must become: (status, how its reason begins)."""
 
 import itertools
 import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,7 +17,7 @@ Expected = dict[str, tuple[str, str | None]]
 
 
 def shots(count: int, frames: int, width: int, height: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """Noise that stays the same within a shot."""
+    """(height, width, 3) uint8 RGB frames: noise that stays the same within a shot."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         coarse = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
@@ -58,7 +59,8 @@ def encode(
 
 
 def repeated(file: Path, seconds: int, fps: int, width: int, height: int) -> None:
-    """A long video at the price of a short one: 6 s of 6 shots are encoded, and their packets written over and over."""
+    """A long video for the price of a short one: 6 s of 6 shots are encoded, and their packets are
+    written again and again."""
     with av.open(str(file.with_suffix(".part.mp4")), "w") as container:
         stream = container.add_stream(
             "libx264", rate=fps, options={"preset": "ultrafast", "bf": "0", "g": str(fps)}
@@ -97,6 +99,7 @@ def audio_only(file: Path) -> None:
 
 
 def make(folder: Path) -> Expected:
+    """Writes the folder. `removed.mp4` is for the test to delete once the folder is listed."""
     good = folder / "good.mp4"
     write_video(draw_story(np.random.default_rng(0), 5), good, 24, 64, 64)
     whole = good.read_bytes()
@@ -125,23 +128,23 @@ def make(folder: Path) -> Expected:
     put("name with\nnewline.mp4", whole, "kept", None)
     put("имя 名前 é.mp4", whole, "kept", None)
 
-    def made(
-        name: str, frames: Iterator[np.ndarray], status: str, reason: str | None, **how: object
+    def put_encoded(
+        name: str, frames: Iterator[np.ndarray], status: str, reason: str | None, **settings: Any
     ) -> None:
-        encode(folder / name, frames, **how)  # type: ignore[arg-type]
+        encode(folder / name, frames, **settings)
         expected[name] = (status, reason)
 
-    made("one frame.mp4", shots(1, 1, 64, 64), "dropped", "too few cuts")
-    made("odd size.mp4", shots(5, 20, 75, 53), "kept", None, pixels="yuv444p")
-    made("ten bit.mp4", shots(5, 20, 64, 64), "kept", None, pixels="yuv420p10le")
-    made(
+    put_encoded("one frame.mp4", shots(1, 1, 64, 64), "dropped", "too few shots")
+    put_encoded("odd size.mp4", shots(5, 20, 75, 53), "kept", None, pixels="yuv444p")
+    put_encoded("ten bit.mp4", shots(5, 20, 64, 64), "kept", None, pixels="yuv420p10le")
+    put_encoded(
         "black for hours.mp4",
         (np.zeros((64, 64, 3), np.uint8) for _ in range(4 * 3600)),
         "dropped",
         "too long",
         fps=1,
     )
-    made(
+    put_encoded(
         "ten hours announced.mp4",
         shots(5, 20, 64, 64),
         "dropped",
@@ -153,18 +156,18 @@ def make(folder: Path) -> Expected:
         stream.width = stream.height = 64
         container.start_encoding()
     expected["zero duration.mp4"] = ("failed", "not a video")
-    put("removed.mp4", whole, "failed", "not there")  # by the test, once the folder has been listed
+    put("removed.mp4", whole, "failed", "not there")  # the test does, once it is listed
     # a title in Latin-1, as old cameras write it
     titled = folder / "latin title.mp4"
     encode(titled, shots(5, 20, 64, 64), title="Zu\u0142awy!")
     titled.write_bytes(titled.read_bytes().replace("Zu\u0142awy!".encode(), b"K\xfcche!!!"))
     expected[titled.name] = ("kept", None)
-    # a shot so long that not every frame of it is held, and a flash at its end
-    made(
+    # a shot so long that not every frame of it is held, with a flash at its end
+    put_encoded(
         "flash at the end.mp4",
         itertools.chain(shots(1, 2057, 64, 64), shots(1, 3, 64, 64, seed=1)),
         "dropped",
-        "too few cuts",
+        "too few shots",
     )
     audio_only(folder / "audio only.mp4")
     expected["audio only.mp4"] = ("failed", "not a video")

@@ -1,10 +1,12 @@
-"""A video file -> all its frames, small and in chunks (PyAV); or a few of them at full size (decord, and PyAV where it must).
+"""A video file -> all its frames, small and in chunks (PyAV); or some frames by number, full size.
 
-FFmpeg, through PyAV, streams: measured faster than decord for a pass over every frame, and it reads every codec. decord picks
-out frames by number without decoding what lies between. It serves where it counts a file's frames as FFmpeg does; where it
-does not (edit lists that discard frames, say) or cannot read the file (AV1), PyAV does both, so that a frame number is the same
-frame everywhere. Both turn frames upright, take the largest of several video streams, and count frames of a variable rate one
-by one; their pixels are equal, but for 10-bit video, whose colours their versions of FFmpeg round differently.
+FFmpeg, through PyAV, streams: it was measured to be faster than decord for a pass over all frames,
+and it reads every codec. decord picks frames by number without decoding what lies between them. It
+is used where it counts a file's frames as FFmpeg does. Where it does not (edit lists that discard
+frames, say) or cannot read the file (AV1), PyAV does both, so that a frame number always means the
+same frame. Both turn frames upright, take the largest of several video streams, and count the
+frames of a variable rate one by one. Their pixels are equal, except for 10-bit video, whose colours
+their versions of FFmpeg round differently.
 """
 
 import contextlib
@@ -25,18 +27,20 @@ from pyarrow import fs
 
 from tempo_ray.config import DecodeConfig
 from tempo_ray.models.frames import DECORD_ERRORS, UnreadableVideo, picked, video_stream
-from tempo_ray.paths import resolve
+from tempo_ray.storage import resolve
 
 Source = str | BinaryIO
 WHOLE_BYTES = 64_000_000
-"""Files in a store are read at once up to this size; of larger ones the parts that are asked for, by PyAV alone."""
+"""Files in a store are read whole up to this size; of larger ones only the parts that are needed,
+by PyAV alone."""
 SAME_TIME_S = 2e-3
-"""Two readers that place a frame this close mean the same frame."""
+"""Frames that two readers place this close together are the same frame."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What the container says, and its first frame. `frames` and `seconds` may be more than can be decoded."""
+    """What the container and the first frame say. `frames` and `seconds` may be more than can be
+    decoded."""
 
     frames: int
     seconds: float
@@ -44,11 +48,11 @@ class Probe:
     width: int
     height: int
     quarter_turns: int
-    """Counter-clockwise turns that bring a frame upright; `width` and `height` are after them."""
+    """Counter-clockwise turns that make a frame upright; `width` and `height` are after them."""
 
 
 @contextlib.contextmanager
-def opened(uri: str) -> Iterator[Source]:
+def open_source(uri: str) -> Iterator[Source]:
     """Local files are read in place. Raises UnreadableVideo for an empty file, and OSError."""
     filesystem, path = resolve(uri)
     if isinstance(filesystem, fs.LocalFileSystem):
@@ -80,74 +84,77 @@ def _seconds(container: av.container.InputContainer, stream: av.VideoStream) -> 
 
 
 @dataclass
-class Reading:
-    """A file that is open at its first frame. `times` are the seconds at which the frames read so far are shown."""
+class OpenVideo:
+    """A file that is open at its first frame."""
 
-    known: Probe
+    probe: Probe
     stream: av.VideoStream
     frames: Iterator[av.VideoFrame]
     times: list[float] = field(default_factory=list)
+    """Presentation times, in seconds, of the frames read so far."""
 
-    def small(self, config: DecodeConfig, most: int | None = None) -> Iterator[np.ndarray]:
-        """Every frame in order, in chunks of (frames, height, width, 3) uint8 BGR; at most `most` frames.
+    def small_frames(
+        self, config: DecodeConfig, max_frames: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """The frames in order, at most `max_frames` of them, in chunks of (frames, height, width,
+        3) uint8 BGR.
 
-        Raises UnreadableVideo where a frame cannot be decoded, and at the end where what was decoded is clearly less than
-        what the container announced.
+        Raises UnreadableVideo where a frame cannot be decoded, and at the end where clearly less
+        was decoded than the container announced.
         """
-        turns = self.known.quarter_turns
-        width, height = _small(self.known.width, self.known.height, config.short_side)[
-            :: -1 if turns % 2 else 1
-        ]
-        scaled = (
-            VideoReformatter()
-        )  # one for all frames: setting up the scaler costs as much as scaling
-        held: list[np.ndarray] = []
+        turns = self.probe.quarter_turns
+        width, height = _small_size(self.probe.width, self.probe.height, config.short_side)
+        if turns % 2:
+            width, height = height, width
+        # one for all frames: setting up the scaler costs as much as scaling
+        scaler = VideoReformatter()
+        chunk: list[np.ndarray] = []
         try:
             for frame in self.frames:
                 self.times.append(math.nan if frame.time is None else frame.time)
-                one = scaled.reformat(
+                small = scaler.reformat(
                     frame, width, height, "bgr24", interpolation=Interpolation.AREA
                 ).to_ndarray()
-                held.append(np.rot90(one, turns) if turns else one)
-                if len(held) == config.chunk_frames:
-                    yield np.stack(held)
-                    held = []
-                if len(self.times) == most:
+                chunk.append(np.rot90(small, turns) if turns else small)
+                if len(chunk) == config.chunk_frames:
+                    yield np.stack(chunk)
+                    chunk = []
+                if len(self.times) == max_frames:
                     break
             else:
-                self._check_whole()
+                self._check_complete()
         except av.error.FFmpegError as error:
             raise UnreadableVideo(
                 f"cannot be decoded to its end: {error.strerror} after {len(self.times)} frames"
             ) from error
-        if held:
-            yield np.stack(held)
+        if chunk:
+            yield np.stack(chunk)
 
-    def _check_whole(self) -> None:
-        if (
-            not self.stream.duration
-        ):  # a container without a duration of its own for the stream announces nothing
+    def _check_complete(self) -> None:
+        if not self.stream.duration:  # the container announces nothing for this stream
             return
-        decoded = max(self.times) - min(self.times) + 1 / self.known.fps
-        if decoded < 0.95 * self.known.seconds - 0.5:
+        decoded = max(self.times) - min(self.times) + 1 / self.probe.fps
+        if decoded < 0.95 * self.probe.seconds - 0.5:
             raise UnreadableVideo(
-                f"{decoded:.1f} s can be decoded of {self.known.seconds:.1f} s announced"
+                f"{decoded:.1f} s can be decoded of {self.probe.seconds:.1f} s announced"
             )
 
 
-def _small(width: int, height: int, short_side: int) -> tuple[int, int]:
+def _small_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     scale = min(1.0, short_side / min(width, height))
     return max(2, round(width * scale)), max(2, round(height * scale))
 
 
 @contextlib.contextmanager
-def reading(source: Source) -> Iterator[Reading]:
-    """Opens a video at its first frame. Raises UnreadableVideo where it has none or says nothing sensible of itself."""
-    # Frames that no other refers to are not deblocked: 7% faster on 720p, and after scaling 0.005 of 255 grey levels apart.
+def open_video(source: Source) -> Iterator[OpenVideo]:
+    """Opens a video at its first frame. Raises UnreadableVideo where it has none, or no usable size
+    or frame rate."""
+    # Not deblocking the frames that no other refers to is 7% faster at 720p, and differs by 0.005
+    # of 255 grey levels after scaling.
     with video_stream(_rewound(source), {"skip_loop_filter": "noref"}) as (container, stream):
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         seconds = _seconds(container, stream)
-        decoded = cast(Iterator[av.VideoFrame], container.decode(stream))
+        decoded = container.decode(stream)
         try:
             first = next(decoded, None)
         except av.error.FFmpegError as error:
@@ -158,69 +165,68 @@ def reading(source: Source) -> Iterator[Reading]:
         width, height = (first.height, first.width) if turns % 2 else (first.width, first.height)
         if fps <= 0 or not math.isfinite(fps) or width < 2 or height < 2:
             raise UnreadableVideo(f"no usable frame rate or size ({fps} fps, {width}x{height})")
-        known = Probe(stream.frames or int(seconds * fps), seconds, fps, width, height, turns)
-        yield Reading(known, stream, itertools.chain([first], decoded))
+        probe = Probe(stream.frames or int(seconds * fps), seconds, fps, width, height, turns)
+        yield OpenVideo(probe, stream, itertools.chain([first], decoded))
 
 
 def decoder_of(source: Source, times: Sequence[float]) -> str:
-    """`decord` where it counts this file's frames as FFmpeg does, whose `times` these are; else `pyav`."""
+    """`decord` where it counts the file's frames as FFmpeg does, which placed them at `times`
+    (seconds); else `pyav`."""
     if isinstance(source, io.BufferedReader):
         return "pyav"
     try:
         reader = decord.VideoReader(_rewound(source), num_threads=1)
-        theirs = reader.get_frame_timestamp(range(len(reader)))[:, 0]
+        decord_times = reader.get_frame_timestamp(range(len(reader)))[:, 0]
     except DECORD_ERRORS:
         return "pyav"
-    ours = np.asarray(times)
-    if len(ours) != len(theirs) or not len(ours):
+    ffmpeg_times = np.asarray(times)
+    if len(ffmpeg_times) != len(decord_times) or not len(ffmpeg_times):
         return "pyav"
-    apart = np.abs((theirs - theirs[0]) - (ours - ours[0])).max()
-    return (
-        "decord" if apart < SAME_TIME_S else "pyav"
-    )  # a frame without a time makes it nan, and so PyAV's
+    from_start = (decord_times - decord_times[0]) - (ffmpeg_times - ffmpeg_times[0])
+    # a frame without a time makes this nan, and so the file PyAV's
+    return "decord" if np.abs(from_start).max() < SAME_TIME_S else "pyav"
 
 
 def fit(frame: np.ndarray, max_pixels: int) -> np.ndarray:
-    """The frame, made smaller where it has more pixels than that; its shape is kept."""
+    """The frame, (height, width, 3), scaled down where it has more pixels than that; it keeps its
+    aspect ratio."""
     height, width = frame.shape[:2]
     if height * width <= max_pixels:
         return frame
     scale = math.sqrt(max_pixels / (height * width))
-    return cv2.resize(
-        frame,
-        (max(2, int(width * scale)), max(2, int(height * scale))),
-        interpolation=cv2.INTER_AREA,
-    )
+    size = (max(2, int(width * scale)), max(2, int(height * scale)))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+
+
+def _decord_frames(source: Source, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    reader = decord.VideoReader(_rewound(source), num_threads=1)
+    for index in wanted:
+        if index < len(reader):
+            yield index, reader[index].asnumpy()
 
 
 def frames_at(
     source: Source, decoder: str, indices: Sequence[int], max_pixels: int
 ) -> dict[int, np.ndarray]:
-    """Those frames, none larger than `max_pixels`. Raises UnreadableVideo where one is not there."""
+    """The frames with those numbers, (height, width, 3) uint8 RGB, none larger than `max_pixels`.
+
+    Raises UnreadableVideo where one is missing or cannot be decoded.
+    """
     wanted = sorted(set(indices))
+    read = _decord_frames if decoder == "decord" else picked
     try:
-        if decoder == "decord":
-            reader = decord.VideoReader(_rewound(source), num_threads=1)
-            found = {
-                index: fit(reader[index].asnumpy(), max_pixels)
-                for index in wanted
-                if index < len(reader)
-            }
-        else:
-            found = {
-                index: fit(frame, max_pixels) for index, frame in picked(_rewound(source), wanted)
-            }
+        frames = {index: fit(frame, max_pixels) for index, frame in read(_rewound(source), wanted)}
     except (*DECORD_ERRORS, av.error.FFmpegError) as error:
         raise UnreadableVideo(f"frames cannot be decoded: {str(error).splitlines()[0]}") from error
-    if len(found) < len(wanted):
-        raise UnreadableVideo(
-            f"frame {next(index for index in wanted if index not in found)} is announced and not there"
-        )
-    return found
+    for index in wanted:
+        if index not in frames:
+            raise UnreadableVideo(f"frame {index} is announced and not there")
+    return frames
 
 
-def frames_of(given: tuple[str, str, Sequence[int], int]) -> dict[int, np.ndarray]:
-    """`frames_at` of (URI, decoder, indices, max_pixels): what a process of its own is asked. Raises OSError too."""
-    uri, decoder, indices, max_pixels = given
-    with opened(uri) as source:
+def read_frames_at(
+    uri: str, decoder: str, indices: Sequence[int], max_pixels: int
+) -> dict[int, np.ndarray]:
+    """`frames_at` of a URI, to be called in a child process. Raises OSError too."""
+    with open_source(uri) as source:
         return frames_at(source, decoder, indices, max_pixels)

@@ -3,20 +3,24 @@
 from collections.abc import Sequence
 
 
-def edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
-    """Levenshtein distance: fewest words put in, taken out or changed."""
-    row = list(range(len(other) + 1))
-    for i, left in enumerate(one, 1):
+def edit_distance(source: Sequence[str], target: Sequence[str]) -> int:
+    """Levenshtein distance: the fewest insertions, deletions and substitutions."""
+    row = list(range(len(target) + 1))
+    for i, left in enumerate(source, 1):
         diagonal, row[0] = row[0], i
-        for j, right in enumerate(other, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
+        for j, right in enumerate(target, 1):
+            substituted = diagonal + (left != right)
+            diagonal = row[j]
+            row[j] = min(row[j] + 1, row[j - 1] + 1, substituted)
     return row[-1]
 
 
 def text_distance(chosen: str, rejected: str) -> float:
-    """Word-level edit distance over the longer length: 0 for the same text, 1 for nothing in common."""
-    one, other = chosen.split(), rejected.split()
-    return edit_distance(one, other) / max(len(one), len(other), 1)
+    """Word-level edit distance over the longer length: 0 for equal texts, 1 for texts with nothing
+    in common."""
+    chosen_words, rejected_words = chosen.split(), rejected.split()
+    longer = max(len(chosen_words), len(rejected_words), 1)
+    return edit_distance(chosen_words, rejected_words) / longer
 
 
 def length_ratio(chosen: str, rejected: str) -> float | None:

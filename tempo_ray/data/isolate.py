@@ -1,7 +1,8 @@
-"""A call -> the same call in a process of its own, which may crash, hang or swell without harm to its caller.
+"""A call -> the same call in a child process, which may crash, hang or run out of memory without
+harm to its caller.
 
-Codecs are C code fed with strangers' files: one that kills its process must cost one file, not the actor that would be
-started again with the same file for ever.
+Codecs are C code that parses untrusted input. A file that kills its process must cost one file, not
+the actor, which Ray would restart with the same file for ever.
 """
 
 import ctypes
@@ -13,28 +14,29 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
 
 PR_SET_PDEATHSIG = 1
 
 
 class Crashed(RuntimeError):
-    """The process died, or took more memory than it may; the message says which."""
+    """The process died, or needed more memory than its limit; the message says which."""
 
 
 class TookTooLong(RuntimeError):
-    """The process was ended at its limit of time."""
+    """The call reached its time limit and the process was killed."""
 
 
 @dataclass(frozen=True)
 class Limits:
     seconds: float
-    """For one call."""
+    """Per call."""
     memory_bytes: int
-    """Private memory that calls may add to what the process has once its code is loaded."""
+    """Private memory that calls may allocate on top of what the process has with its code
+    loaded."""
 
 
 def _die_with_parent() -> None:
@@ -43,34 +45,38 @@ def _die_with_parent() -> None:
 
 
 def _data_bytes() -> int:
-    """What RLIMIT_DATA counts, as it stands."""
+    """The current value of what RLIMIT_DATA limits."""
     with open("/proc/self/status") as status:
         return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmData:"))
 
 
-def _work(limits: Limits, pipe: Connection) -> None:
+def _serve_calls(limits: Limits, pipe: "Connection[Any, Any]") -> None:
+    """The child: receives (function, args, kwargs), sends (result, error)."""
     _die_with_parent()
-    os.nice(5)  # on a node that they share, a decoder gives way to an engine
-    pipe.send(None)  # it is up
+    os.nice(5)  # where decoders and engines share a node, engines come first
+    pipe.send(None)  # started
     limited = False
     while True:
         try:
-            function, given = pipe.recv()  # imports the function's module
+            function, args, kwargs = pipe.recv()  # imports the function's module
         except EOFError:
             return
         if not limited:
-            most = _data_bytes() + limits.memory_bytes
-            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+            max_bytes = _data_bytes() + limits.memory_bytes
+            resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
             limited = True
         try:
-            made: tuple[Any, Exception | None] = (function(given), None)
-        except Exception as error:  # noqa: BLE001, it belongs to the caller
-            made = (None, error)
-        pipe.send(made)
+            reply: tuple[Any, Exception | None] = (function(*args, **kwargs), None)
+        except Exception as error:  # noqa: BLE001, it is raised again in the caller
+            reply = (None, error)
+        pipe.send(reply)
 
 
 class Isolated:
-    """Calls module-level functions in one child process, started again after it died. Not for two threads at once."""
+    """Calls module-level functions in one child process, which is restarted after it died.
+
+    Not thread-safe: one thread at a time.
+    """
 
     START_SECONDS = 120.0
 
@@ -80,42 +86,49 @@ class Isolated:
         self._start()
 
     def _start(self) -> None:
-        self._pipe, theirs = self._context.Pipe()
+        self._pipe, child_pipe = self._context.Pipe()
         self._process = self._context.Process(
-            target=_work, args=(self._limits, theirs), daemon=True
+            target=_serve_calls, args=(self._limits, child_pipe), daemon=True
         )
         self._process.start()
-        theirs.close()
-        self._up = False
+        child_pipe.close()
+        self._started = False
 
-    def _wait_until_up(self) -> None:
-        """At the first call and not before: whoever makes this has other things to load meanwhile."""
+    def _wait_until_started(self) -> None:
+        """At the first call rather than in `_start`: the caller has other things to load
+        meanwhile."""
         if not self._pipe.poll(self.START_SECONDS):
             raise RuntimeError(f"a child process did not start within {self.START_SECONDS:.0f} s")
         self._pipe.recv()
-        self._up = True
+        self._started = True
 
     @property
     def pid(self) -> int | None:
         return self._process.pid
 
-    def __call__(self, function: Callable[[Given], Made], given: Given) -> Made:
-        """Raises what the function raises, Crashed, and TookTooLong."""
-        if not self._process.is_alive():  # ended from outside while it was idle
+    def __call__(
+        self, function: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs
+    ) -> Result:
+        """Arguments and result are pickled.
+
+        Raises:
+            Crashed: the process died or ran out of memory.
+            TookTooLong: the call exceeded its time limit.
+            Exception: whatever the function raised.
+        """
+        if not self._process.is_alive():  # killed from outside while it was idle
             self._restart()
         try:
-            if not self._up:
-                self._wait_until_up()
-            self._pipe.send((function, given))
+            if not self._started:
+                self._wait_until_started()
+            self._pipe.send((function, args, kwargs))
             if not self._pipe.poll(self._limits.seconds):
                 raise TookTooLong(f"took longer than {self._limits.seconds:g} s")
-            made, error = self._pipe.recv()
+            result, error = self._pipe.recv()
         except (EOFError, ConnectionResetError, BrokenPipeError):
-            self._process.join(10)
-            code = self._process.exitcode
-            how = signal.Signals(-code).name if code is not None and code < 0 else f"status {code}"
+            cause = self._cause_of_death()
             self._restart()
-            raise Crashed(f"the decoder's process ended with {how}") from None
+            raise Crashed(f"the decoder's process ended with {cause}") from None
         except TookTooLong:
             self._restart()
             raise
@@ -123,7 +136,14 @@ class Isolated:
             raise Crashed(f"took more than {self._limits.memory_bytes / 1e9:.1f} GB of memory")
         if error is not None:
             raise error
-        return made
+        return result  # type: ignore[no-any-return]  # unpickled: its type is the function's
+
+    def _cause_of_death(self) -> str:
+        self._process.join(10)
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            return signal.Signals(-code).name
+        return f"status {code}"
 
     def _restart(self) -> None:
         self.close()

@@ -1,149 +1,141 @@
-"""One video's answers -> its preference pairs, and which rule dropped the other candidates. Pure."""
+"""One video's answers -> its preference pairs, and which rules dropped the other candidates."""
 
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from tempo_ray.config import PairsConfig
 from tempo_ray.data.difficulty import length_ratio, text_distance
 from tempo_ray.data.perturb import generator
+from tempo_ray.records import Answer, Pair, RuleResult, VideoAnswers
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "tempo_ray/pair")
 
-Verdict = dict[str, Any]
-Rule = Callable[[dict[str, Any], dict[str, Any], PairsConfig], tuple[bool, str]]
+Rule = Callable[[Answer, Answer, PairsConfig], RuleResult]
 
 
-def _complete(
-    chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig
-) -> tuple[bool, str]:
-    return chosen["finish_reason"] != "length", f"chosen ended by {chosen['finish_reason']}"
+def chosen_complete(chosen: Answer, rejected: Answer, config: PairsConfig) -> RuleResult:
+    passed = chosen.finish_reason != "length"
+    return RuleResult("chosen_complete", passed, f"chosen ended by {chosen.finish_reason}")
 
 
-def _not_empty(
-    chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig
-) -> tuple[bool, str]:
-    return bool(chosen["text"].strip() and rejected["text"].strip()), "both answers have words"
+def not_empty(chosen: Answer, rejected: Answer, config: PairsConfig) -> RuleResult:
+    passed = bool(chosen.text.strip() and rejected.text.strip())
+    return RuleResult("not_empty", passed, "both answers have words")
 
 
-def _not_contained(
-    chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig
-) -> tuple[bool, str]:
-    contained = chosen["text"] in rejected["text"]
-    return not (
-        config.forbid_substring and contained
-    ), f"chosen is {'' if contained else 'not '}contained in rejected"
+def chosen_not_in_rejected(chosen: Answer, rejected: Answer, config: PairsConfig) -> RuleResult:
+    name = "chosen_not_in_rejected"
+    if not config.forbid_substring:
+        return RuleResult(name, None, "disabled: pairs.forbid_substring=false")
+    contained = chosen.text in rejected.text
+    detail = f"chosen is {'' if contained else 'not '}contained in rejected"
+    return RuleResult(name, not contained, detail)
 
 
-def _longer_for_drop(
-    chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig
-) -> tuple[bool, str]:
-    one, other = len(chosen["text"]), len(rejected["text"])
-    asked = config.require_longer_for_drop and rejected["perturbation"] == "drop"
-    return not asked or one > other, f"chosen {one} characters, rejected {other}"
+def drop_chosen_longer(chosen: Answer, rejected: Answer, config: PairsConfig) -> RuleResult:
+    name = "drop_chosen_longer"
+    if not config.require_longer_for_drop:
+        return RuleResult(name, None, "disabled: pairs.require_longer_for_drop=false")
+    if rejected.perturbation != "drop":
+        return RuleResult(name, None, "applies to drop")
+    chosen_length, rejected_length = len(chosen.text), len(rejected.text)
+    detail = f"chosen {chosen_length} characters, rejected {rejected_length}"
+    return RuleResult(name, chosen_length > rejected_length, detail)
 
 
-def _length_ratio(
-    chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig
-) -> tuple[bool, str]:
-    one, other = len(chosen["text"]), len(rejected["text"])
-    most = config.max_length_ratio
-    asked = rejected["perturbation"] in ("shuffle", "reverse")
-    return not asked or max(one, other) <= most * min(
-        one, other
-    ), f"characters {one} : {other}, at most {most} : 1"
+def length_ratio_bounded(chosen: Answer, rejected: Answer, config: PairsConfig) -> RuleResult:
+    name = "length_ratio"
+    if rejected.perturbation not in ("shuffle", "reverse"):
+        return RuleResult(name, None, "applies to shuffle and reverse")
+    lengths = len(chosen.text), len(rejected.text)
+    passed = max(lengths) <= config.max_length_ratio * min(lengths)
+    detail = f"characters {lengths[0]} : {lengths[1]}, at most {config.max_length_ratio} : 1"
+    return RuleResult(name, passed, detail)
 
 
-RULES: dict[str, Rule] = {
-    "chosen_complete": _complete,
-    "not_empty": _not_empty,
-    "chosen_not_in_rejected": _not_contained,
-    "drop_chosen_longer": _longer_for_drop,
-    "length_ratio": _length_ratio,
-}
+RULES: tuple[Rule, ...] = (
+    chosen_complete,
+    not_empty,
+    chosen_not_in_rejected,
+    drop_chosen_longer,
+    length_ratio_bounded,
+)
 
 
-def judge(chosen: dict[str, Any], rejected: dict[str, Any], config: PairsConfig) -> list[Verdict]:
-    """The verdict of every rule on one chosen and one rejected answer."""
-    verdicts = []
-    for name, rule in RULES.items():
-        passed, detail = rule(chosen, rejected, config)
-        verdicts.append({"name": name, "passed": passed, "detail": detail})
-    return verdicts
+def judge(chosen: Answer, rejected: Answer, config: PairsConfig) -> tuple[RuleResult, ...]:
+    """The result of every rule for one candidate pair."""
+    return tuple(rule(chosen, rejected, config) for rule in RULES)
 
 
-def _candidates(row: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The first clean answer of a video beside every perturbed one; further samples are for ranking later."""
-    for chosen in row["answers"]:
-        if chosen["perturbation"] == "clean" and chosen["sample"] == 0:
-            yield from (
-                (chosen, rejected)
-                for rejected in row["answers"]
-                if rejected["perturbation"] != "clean"
-            )
+def broken(results: tuple[RuleResult, ...]) -> list[str]:
+    """Names of the rules that drop the pair; one that does not apply drops none."""
+    return [result.name for result in results if result.passed is False]
 
 
-def broken_rules(row: dict[str, Any], config: PairsConfig) -> list[str]:
-    """For each candidate pair of one row of answers that is dropped, the first rule that it broke."""
-    broken = []
+def _candidates(row: VideoAnswers) -> Iterator[tuple[Answer, Answer]]:
+    """The first clean answer beside every perturbed one; further samples are for later ranking."""
+    for chosen in row.answers:
+        if chosen.perturbation == "clean" and chosen.sample == 0:
+            for rejected in row.answers:
+                if rejected.perturbation != "clean":
+                    yield chosen, rejected
+
+
+def broken_rules(row: VideoAnswers, config: PairsConfig) -> list[str]:
+    """For each candidate pair of a video that is dropped, the first rule that it broke."""
+    names = []
     for chosen, rejected in _candidates(row):
-        failed = [
-            verdict["name"] for verdict in judge(chosen, rejected, config) if not verdict["passed"]
-        ]
-        broken += failed[:1]
-    return broken
+        names += broken(judge(chosen, rejected, config))[:1]
+    return names
 
 
 def make_pairs(
-    row: dict[str, Any], describe: tuple[str, ...], config: PairsConfig, seed: int, config_hash: str
-) -> list[dict[str, Any]]:
-    """The pairs of one row of answers (schema.PAIR): the candidates that break no rule. `config_hash` is of the whole config.
+    row: VideoAnswers, describe: tuple[str, ...], config: PairsConfig, seed: int, config_hash: str
+) -> list[Pair]:
+    """The pairs of one video: the candidates that break no rule. `config_hash` is that of the whole
+    config.
 
-    The training prompt is drawn from `describe` for the pair; chosen, rejected and the clean video share it.
+    Each pair's training prompt, which chosen and rejected share, is drawn from `describe`.
     """
-    made = []
+    pairs = []
     for chosen, rejected in _candidates(row):
-        verdicts = judge(chosen, rejected, config)
-        if all(verdict["passed"] for verdict in verdicts):
-            made.append(
-                _pair(row, chosen, rejected, verdicts, describe, seed)
-                | {"pairs_config_hash": config_hash}
+        rules = judge(chosen, rejected, config)
+        if broken(rules):
+            continue
+        pair_id = str(uuid.uuid5(_NAMESPACE, f"{chosen.answer_id}/{rejected.answer_id}"))
+        prompt = describe[int(generator(seed, pair_id, "prompt").integers(len(describe)))]
+        pairs.append(
+            Pair(
+                pair_id=pair_id,
+                video_id=row.video_id,
+                uri=row.uri,
+                prompt=prompt,
+                chosen=chosen.text,
+                rejected=rejected.text,
+                form=rejected.form,
+                perturbation=rejected.perturbation,
+                strength=_strength(rejected),
+                chosen_order=chosen.order,
+                rejected_order=rejected.order,
+                order_distance=rejected.order_distance,
+                kept_share=rejected.kept_share,
+                text_distance=text_distance(chosen.text, rejected.text),
+                length_ratio=length_ratio(chosen.text, rejected.text),
+                chosen_tokens=chosen.completion_tokens,
+                rejected_tokens=rejected.completion_tokens,
+                chosen_answer_id=chosen.answer_id,
+                rejected_answer_id=rejected.answer_id,
+                rules=rules,
+                seed=seed,
+                model=row.model,
+                model_hash=row.model_hash,
+                config_hash=row.config_hash,
+                pairs_config_hash=config_hash,
             )
-    return made
+        )
+    return pairs
 
 
-def _pair(
-    row: dict[str, Any],
-    chosen: dict[str, Any],
-    rejected: dict[str, Any],
-    verdicts: list[Verdict],
-    describe: tuple[str, ...],
-    seed: int,
-) -> dict[str, Any]:
-    pair_id = str(uuid.uuid5(_NAMESPACE, f"{chosen['answer_id']}/{rejected['answer_id']}"))
-    return {
-        "pair_id": pair_id,
-        "video_id": row["video_id"],
-        "uri": row["uri"],
-        "prompt": describe[int(generator(seed, pair_id, "prompt").integers(len(describe)))],
-        "chosen": chosen["text"],
-        "rejected": rejected["text"],
-        "form": rejected["form"],
-        "perturbation": rejected["perturbation"],
-        "strength": rejected["strength"],
-        "chosen_order": chosen["order"],
-        "rejected_order": rejected["order"],
-        "order_distance": rejected["order_distance"],
-        "kept_share": rejected["kept_share"],
-        "text_distance": text_distance(chosen["text"], rejected["text"]),
-        "length_ratio": length_ratio(chosen["text"], rejected["text"]),
-        "chosen_tokens": chosen["completion_tokens"],
-        "rejected_tokens": rejected["completion_tokens"],
-        "chosen_answer_id": chosen["answer_id"],
-        "rejected_answer_id": rejected["answer_id"],
-        "rules": verdicts,
-        "seed": seed,
-        "model": row["model"],
-        "model_hash": row["model_hash"],
-        "config_hash": row["config_hash"],
-    }
+def _strength(rejected: Answer) -> int:
+    assert rejected.strength is not None, "every perturbation has a strength"
+    return rejected.strength

@@ -1,7 +1,8 @@
 """What to ask -> the parts of a user message: text, and which clips are shown where.
 
-All wording of the project lives here. A model's `generation_config.json` does not say how to talk to it, so its folder
-may carry `tempo_ray.json` with `{"prompts": NAME}`; `DEFAULT` otherwise.
+All wording of the project is here. A model's `generation_config.json` does not say how to prompt
+it, so a model folder may have a `tempo_ray.json` with `{"prompts": NAME}`; without one it is
+prompted with `DEFAULT`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ CAPTION_MARK = "Caption:"
 
 @dataclass(frozen=True)
 class Show:
-    """One video in the message: the frames of these clips, in this order."""
+    """One video in the message: the key frames of these clips, in this order."""
 
     clips: tuple[int, ...]
 
@@ -29,7 +30,7 @@ class PromptSet:
     whole_from_captions: str
     whole_from_clips: str
     describe: tuple[str, ...]
-    """Paraphrases of "describe this video in order": what a video is asked with, in answers and in training."""
+    """Paraphrases of "describe this video in order", for answers and for training."""
 
     def caption_first_clip(self, clip: int) -> list[Part]:
         return [Show((clip,)), self.first_clip]
@@ -51,31 +52,34 @@ class PromptSet:
 
 
 def read_caption(text: str) -> str:
-    """What stands after the last `Caption:`, or the whole answer where the mark is missing; white space folded."""
+    """What follows the last `Caption:`, or the whole text without one; white space folded."""
     return " ".join(text.rsplit(CAPTION_MARK, 1)[-1].split())
 
 
 DEFAULT = PromptSet(
     first_clip=(
-        "These frames are one clip of a longer video. Say in one or two sentences what can be seen and what happens. "
-        f"Write only the caption, after the word '{CAPTION_MARK}'."
+        "These frames are one clip of a longer video. Say in one or two sentences what can be "
+        f"seen and what happens. Write only the caption, after the word '{CAPTION_MARK}'."
     ),
     next_clip=(
-        "You are shown two neighbouring clips of one video: the earlier one first, the later one second. "
-        "First say what the second clip shows. Next say what links it to the first: what stays, what changes, what is new. "
-        f"At the end write '{CAPTION_MARK}' and then one or two sentences that caption the second clip alone, "
-        "precise enough that a reader who knows the first clip can follow."
+        "You are shown two neighbouring clips of one video: the earlier one first, the later "
+        "one second. First say what the second clip shows. Next say what links it to the first: "
+        "what stays, what changes, what is new. "
+        f"At the end write '{CAPTION_MARK}' and then one or two sentences that caption the second "
+        "clip alone, precise enough that a reader who knows the first clip can follow."
     ),
     whole_from_captions=(
-        "A video was cut into clips. Here is a caption of each clip, in the order of the video:\n{captions}\n"
-        "Write one connected description of the whole video from these captions. Follow their order from the first to the "
-        "last, leave none out, add nothing that they do not say, and make plain what comes before and what comes after. "
-        "Do not speak of clips or captions."
+        "A video was cut into clips. Here is a caption of each clip, in the order of the video:\n"
+        "{captions}\n"
+        "Write one connected description of the whole video from these captions. Follow their "
+        "order from the first to the last, leave none out, add nothing that they do not say, "
+        "and make plain what comes before and what comes after. Do not speak of clips or "
+        "captions."
     ),
     whole_from_clips=(
-        "You are shown the clips of one video, in order. Write one connected description of the whole video: follow the "
-        "clips from the first to the last, leave none out, and make plain what comes before and what comes after. "
-        "Do not speak of clips."
+        "You are shown the clips of one video, in order. Write one connected description of the "
+        "whole video: follow the clips from the first to the last, leave none out, and make "
+        "plain what comes before and what comes after. Do not speak of clips."
     ),
     describe=(
         "Describe this video in detail, in the order in which things happen.",

@@ -1,167 +1,98 @@
-"""Kept videos -> clip captions, then clean and perturbed answers, by one engine with all requests in flight together."""
+"""Kept videos -> clip captions, then clean and perturbed answers, by one engine that has all
+requests in flight together."""
 
-import hashlib
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 
-import numpy as np
-
-from tempo_ray.config import DecodeConfig, RespondConfig
-from tempo_ray.data import perturb
-from tempo_ray.data.decode import frames_of
-from tempo_ray.data.isolate import Crashed, Isolated, Limits, TookTooLong
-from tempo_ray.data.prompts import Part, PromptSet, Show, read_caption
-from tempo_ray.data.select import PASSING
+from tempo_ray.config import RespondConfig
+from tempo_ray.data.failures import VideoOutcome, failed, failure_of
+from tempo_ray.data.key_frames import KeyFrames
+from tempo_ray.data.perturb import order_distance
+from tempo_ray.data.prompts import Part, PromptSet, read_caption
+from tempo_ray.data.questions import (
+    AnswerSpec,
+    answer_specs,
+    make_request,
+    parts_text,
+    request_seed,
+    whole_parts,
+)
 from tempo_ray.models.engine import Completion, Engine, Refused, Request
-from tempo_ray.models.frames import Frames, UnreadableVideo
-from tempo_ray.retry import Passing, patiently
+from tempo_ray.records import Answer, Clip, VideoAnswers
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "tempo_ray/answer")
 
-Row = dict[str, Any]
-KeyFrames = dict[int, np.ndarray]
-
-
-def request_seed(*key: object) -> int:
-    """A sampling seed that depends on the key alone: a video answered again gets the same texts from the same engine."""
-    return (
-        int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:4], "little")
-        & 0x7FFFFFFF
-    )
-
-
-class KeyFrameReader:
-    """Rows of schema.ANSWERS -> the key frames of the kept ones; where they cannot be read, the row becomes a failed one.
-
-    Files are decoded in processes of their own, one for each whole CPU of the actor: a codec that crashes must not take an
-    engine with it.
-    """
-
-    def __init__(self, config: RespondConfig, limits: DecodeConfig) -> None:
-        self._max_pixels = config.key_frame_pixels
-        self._attempts = limits.attempts
-        count = max(1, int(config.pool.cpus))
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="key frames")
-        self._idle: SimpleQueue[Isolated] = SimpleQueue()
-        for _ in range(count):
-            self._idle.put(Isolated(Limits(limits.timeout_s, limits.memory_bytes)))
-
-    def __call__(self, rows: Sequence[Row]) -> dict[str, KeyFrames]:
-        kept = [row for row in rows if row["status"] == "kept"]
-        read = self._pool.map(self._one, kept)
-        return {
-            row["video_id"]: frames
-            for row, frames in zip(kept, read, strict=True)
-            if frames is not None
-        }
-
-    def _one(self, row: Row) -> KeyFrames | None:
-        indices = [index for clip in row["clips"] for index in clip["key_frames"]]
-        given = (row["uri"], row["decoder"], indices, self._max_pixels)
-        apart = self._idle.get()
-        try:
-            return patiently(lambda: apart(frames_of, given), self._attempts, Crashed, OSError)
-        except UnreadableVideo as error:
-            fail(row, "undecodable", str(error))
-        except Crashed as error:
-            fail(row, "decoder crashed", str(error))
-        except TookTooLong as error:
-            fail(row, "decoder too slow", str(error))
-        except Passing as error:
-            fail(row, PASSING, str(error))
-        except Exception as error:  # noqa: BLE001, of libraries fed with strangers' files; one file must not end the job
-            fail(row, "not understood", f"{type(error).__name__}: {error}")
-        finally:
-            self._idle.put(apart)
-        return None
-
-
-def refuse(row: Row, error: Refused) -> None:
-    """A prompt of this video is more than the model takes: raise respond.engine.max_model_len, or keep fewer clips a video."""
-    fail(row, "refused by the engine", str(error))
-
-
-def fail(row: Row, reason: str, message: str) -> None:
-    row.update(status="failed", reason=reason, failed_at="respond", message=message, answers=[])
-
-
-def _indices(row: Row, clips: Sequence[int]) -> list[int]:
-    return [index for clip in clips for index in row["clips"][clip]["key_frames"]]
-
-
-def shown(row: Row, key_frames: KeyFrames, clips: Sequence[int], fps: float) -> Frames:
-    """The key frames of those clips as one video; its times are those of the order presented, so that none leaks."""
-    return Frames.presented(np.stack([key_frames[index] for index in _indices(row, clips)]), fps)
-
-
-def media_id(row: Row, clips: Sequence[int], fps: float) -> str:
-    """The name of what `shown` gives: the same clip is the same medium in every order that contains it."""
-    return f"{row['video_id']}/{fps:g}/" + ",".join(map(str, _indices(row, clips)))
-
-
-def make_request(
-    row: Row, key_frames: KeyFrames, parts: Sequence[Part], fps: float, max_tokens: int, seed: int
-) -> Request:
-    shows = [part.clips for part in parts if isinstance(part, Show)]
-    return Request(
-        parts=tuple(part if isinstance(part, str) else None for part in parts),
-        videos=tuple(shown(row, key_frames, clips, fps) for clips in shows),
-        max_tokens=max_tokens,
-        seed=seed,
-        video_ids=tuple(media_id(row, clips, fps) for clips in shows),
-    )
-
-
-def whole_parts(
-    row: Row, order: Sequence[int], config: RespondConfig, prompts: PromptSet, paraphrase: int
-) -> list[Part]:
-    """What stands for the video, its clips in `order`: clean and perturbed answers differ in this argument alone."""
-    if config.form == "caption":
-        return prompts.whole_by_caption([row["clips"][clip]["caption"] for clip in order])
-    if config.form == "clip":
-        return prompts.whole_by_clip(order)
-    return prompts.whole_by_video(order, paraphrase)
+Generate = Callable[[Sequence[Request]], Sequence[Completion | Refused]]
+ReadKeyFrames = Callable[[Sequence[VideoAnswers]], tuple[list[VideoOutcome], dict[str, KeyFrames]]]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """An answer that is to be written: which perturbation of the clips, and which sample of it."""
+class Question:
+    """An answer to ask for, and the request that asks."""
 
-    perturbation: str
-    strength: int | None
-    order: perturb.Order
-    sample: int = 0
-
-
-def wanted_of(row: Row, config: RespondConfig, seed: int) -> list[Wanted]:
-    """Every answer wanted for a video; the clean ones first."""
-    n = len(row["clips"])
-    draw = perturb.distinct if config.levels == "distinct" else perturb.reference
-    perturbed = draw(n, config.types, config.strengths, seed, row["video_id"])
-    clean = [
-        Wanted("clean", None, tuple(range(n)), sample) for sample in range(config.clean_samples)
-    ]
-    return [*clean, *(Wanted(one.type, one.strength, one.order) for one in perturbed)]
+    spec: AnswerSpec
+    parts: list[Part]
+    request: Request
 
 
-def parts_text(parts: Sequence[Part]) -> str:
-    """A message as one text; a video stands as the clips it shows."""
-    return "\n".join(
-        part if isinstance(part, str) else f"<video: clips {list(part.clips)}>" for part in parts
+def make_answer(row: VideoAnswers, question: Question, form: str, completion: Completion) -> Answer:
+    spec, seed = question.spec, question.request.seed
+    key = (
+        f"{row.video_id}/{form}/{spec.perturbation}/{spec.strength}/{spec.order}/{seed}/"
+        f"{row.model_hash}"
+    )
+    return Answer(
+        answer_id=str(uuid.uuid5(_NAMESPACE, key)),
+        form=form,
+        perturbation=spec.perturbation,
+        strength=spec.strength,
+        sample=spec.sample,
+        order=spec.order,
+        order_distance=order_distance(spec.order),
+        kept_share=len(spec.order) / len(row.clips),
+        prompt=parts_text(question.parts),
+        text=completion.text,
+        seed=seed,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        finish_reason=completion.finish_reason,
     )
 
 
+def _captioned(clip: Clip, completion: Completion | Refused) -> Clip:
+    if isinstance(completion, Refused):
+        return clip
+    return replace(
+        clip,
+        caption=read_caption(completion.text),
+        caption_finish_reason=completion.finish_reason,
+        caption_tokens=completion.completion_tokens,
+    )
+
+
+def _kept(rows: Sequence[VideoOutcome]) -> list[VideoAnswers]:
+    return [row for row in rows if isinstance(row, VideoAnswers) and row.status == "kept"]
+
+
+def _failed_if_refused(
+    row: VideoAnswers, completions: Sequence[Completion | Refused]
+) -> VideoAnswers:
+    refusals = [completion for completion in completions if isinstance(completion, Refused)]
+    return failed(row, failure_of(refusals[-1], "respond")) if refusals else row
+
+
 class Answerer:
-    """Rows of schema.ANSWERS in, the same rows out: those kept have captions and answers now."""
+    """Rows -> the same rows in the same order; the kept ones now have captions and answers.
+
+    May be called from several threads at a time.
+    """
 
     def __init__(
         self,
-        generate: Callable[[Sequence[Request]], Sequence[Completion | Refused]],
-        read: Callable[[Sequence[Row]], dict[str, KeyFrames]],
+        generate: Generate,
+        read: ReadKeyFrames,
         prompts: PromptSet,
         config: RespondConfig,
         seed: int,
@@ -172,93 +103,92 @@ class Answerer:
         self._config = config
         self._seed = seed
 
-    def __call__(self, rows: Sequence[Row]) -> None:
-        frames = self._read(rows)
-        self._caption([row for row in rows if row["status"] == "kept"], frames)
-        self._answer([row for row in rows if row["status"] == "kept"], frames)
+    def __call__(self, rows: Sequence[VideoAnswers]) -> list[VideoOutcome]:
+        """Raises EngineDied, as `generate` does."""
+        outcomes, key_frames = self._read(rows)
+        captioned = self._caption(_kept(outcomes), key_frames)
+        answered = self._answer(_kept(captioned), key_frames)
+        latest = {row.video_id: row for row in [*captioned, *answered]}
+        return [latest.get(row.video_id, row) for row in outcomes]
 
-    def _caption(self, rows: Sequence[Row], frames: dict[str, KeyFrames]) -> None:
-        """Difference captions: each clip but the first is shown beside the one before it."""
-        clips = [(row, clip) for row in rows for clip in range(len(row["clips"]))]
+    def _caption(
+        self, rows: Sequence[VideoAnswers], key_frames: dict[str, KeyFrames]
+    ) -> list[VideoAnswers]:
+        """Difference captions: every clip but the first is shown after the one before it."""
+        requests = [self._caption_requests(row, key_frames[row.video_id]) for row in rows]
+        captioned = []
+        for row, completions in zip(rows, self._generate_by_row(requests), strict=True):
+            clips = tuple(
+                _captioned(clip, completion)
+                for clip, completion in zip(row.clips, completions, strict=True)
+            )
+            captioned.append(_failed_if_refused(replace(row, clips=clips), completions))
+        return captioned
+
+    def _caption_requests(self, row: VideoAnswers, key_frames: KeyFrames) -> list[Request]:
         requests = []
-        for row, clip in clips:
-            parts = (
-                self._prompts.caption_next_clip(clip - 1, clip)
-                if clip
-                else self._prompts.caption_first_clip(0)
-            )
-            seed = request_seed(self._seed, row["video_id"], "caption", clip)
-            requests.append(
-                self._request(row, frames, parts, self._config.sampling.caption_tokens, seed)
-            )
-        for (row, clip), done in zip(clips, self._generate(requests), strict=True):
-            if isinstance(done, Refused):
-                refuse(row, done)
-            else:
-                row["clips"][clip].update(
-                    caption=read_caption(done.text),
-                    caption_finish_reason=done.finish_reason,
-                    caption_tokens=done.completion_tokens,
-                )
+        for clip in range(len(row.clips)):
+            parts = self._prompts.caption_first_clip(0)
+            if clip:
+                parts = self._prompts.caption_next_clip(clip - 1, clip)
+            seed = request_seed(self._seed, row.video_id, "caption", clip)
+            max_tokens = self._config.sampling.caption_tokens
+            requests.append(self._request(row, key_frames, parts, max_tokens, seed))
+        return requests
 
-    def _answer(self, rows: Sequence[Row], frames: dict[str, KeyFrames]) -> None:
-        asked = []
-        for row in rows:
-            row["answers"] = []
-            paraphrase = request_seed(self._seed, row["video_id"], "paraphrase")
-            for wanted in wanted_of(row, self._config, self._seed):
-                parts = whole_parts(row, wanted.order, self._config, self._prompts, paraphrase)
-                key = (
-                    wanted.perturbation,
-                    wanted.strength,
-                    *([wanted.sample] if wanted.sample else []),
-                )
-                seed = request_seed(self._seed, row["video_id"], self._config.form, *key)
-                request = self._request(
-                    row, frames, parts, self._config.sampling.answer_tokens, seed
-                )
-                asked.append((row, wanted, parts, request))
-        answers = self._generate([one[-1] for one in asked])
-        for (row, wanted, parts, request), done in zip(asked, answers, strict=True):
-            if isinstance(done, Refused):
-                refuse(row, done)
-            elif row["status"] == "kept":
-                row["answers"].append(self._row(row, wanted, parts, request.seed, done))
+    def _answer(
+        self, rows: Sequence[VideoAnswers], key_frames: dict[str, KeyFrames]
+    ) -> list[VideoAnswers]:
+        questions = [self._questions(row, key_frames[row.video_id]) for row in rows]
+        by_row = self._generate_by_row(
+            [[question.request for question in of_row] for of_row in questions]
+        )
+        return [
+            self._answered(row, of_row, completions)
+            for row, of_row, completions in zip(rows, questions, by_row, strict=True)
+        ]
 
-    def _row(
-        self, row: Row, wanted: Wanted, parts: Sequence[Part], seed: int, done: Completion
-    ) -> Row:
-        """schema.ANSWER"""
-        form = self._config.form
-        key = f"{row['video_id']}/{form}/{wanted.perturbation}/{wanted.strength}/{wanted.order}/{seed}/{row['model_hash']}"
-        return {
-            "answer_id": str(uuid.uuid5(_NAMESPACE, key)),
-            "form": form,
-            "perturbation": wanted.perturbation,
-            "strength": wanted.strength,
-            "sample": wanted.sample,
-            "order": list(wanted.order),
-            "order_distance": perturb.order_distance(wanted.order),
-            "kept_share": len(wanted.order) / len(row["clips"]),
-            "prompt": parts_text(parts),
-            "text": done.text,
-            "seed": seed,
-            "prompt_tokens": done.prompt_tokens,
-            "completion_tokens": done.completion_tokens,
-            "finish_reason": done.finish_reason,
-        }
+    def _questions(self, row: VideoAnswers, key_frames: KeyFrames) -> list[Question]:
+        paraphrase = request_seed(self._seed, row.video_id, "paraphrase")
+        max_tokens = self._config.sampling.answer_tokens
+        questions = []
+        for spec in answer_specs(row, self._config, self._seed):
+            parts = whole_parts(row, spec.order, self._config, self._prompts, paraphrase)
+            seed = spec.seed(self._seed, row.video_id, self._config.form)
+            request = self._request(row, key_frames, parts, max_tokens, seed)
+            questions.append(Question(spec, parts, request))
+        return questions
+
+    def _answered(
+        self,
+        row: VideoAnswers,
+        questions: Sequence[Question],
+        completions: Sequence[Completion | Refused],
+    ) -> VideoAnswers:
+        answers = tuple(
+            make_answer(row, question, self._config.form, completion)
+            for question, completion in zip(questions, completions, strict=True)
+            if isinstance(completion, Completion)
+        )
+        return _failed_if_refused(replace(row, answers=answers), completions)
 
     def _request(
         self,
-        row: Row,
-        frames: dict[str, KeyFrames],
+        row: VideoAnswers,
+        key_frames: KeyFrames,
         parts: Sequence[Part],
         max_tokens: int,
         seed: int,
     ) -> Request:
-        return make_request(
-            row, frames[row["video_id"]], parts, self._config.frames.fps, max_tokens, seed
-        )
+        return make_request(row, key_frames, parts, self._config.frames.fps, max_tokens, seed)
+
+    def _generate_by_row(
+        self, requests: Sequence[Sequence[Request]]
+    ) -> list[list[Completion | Refused]]:
+        """One call for all rows, so that the engine has their requests together; the completions
+        row by row."""
+        completions = iter(self._generate(list(chain.from_iterable(requests))))
+        return [list(islice(completions, len(of_row))) for of_row in requests]
 
 
 def make_engine(config: RespondConfig, threads: int) -> Engine:

@@ -1,214 +1,180 @@
-"""One video -> its cuts, clips and verdict, decoded once: a row of schema.ANSWERS without answers."""
+"""One video -> its shots, clips and verdict, decoded once: its row of answers/, without answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
 from tempo_ray.config import SelectConfig
-from tempo_ray.data import clips, cuts, decode, verdict
-from tempo_ray.data.isolate import Crashed, Isolated, Limits, TookTooLong
+from tempo_ray.data import decode, shots
+from tempo_ray.data.clips import Embed, clips_of, make_embed, scenes_of
+from tempo_ray.data.failures import VideoOutcome, failed, failure_of, outcome_of
+from tempo_ray.data.isolate import Crashed, Isolated, Limits
+from tempo_ray.data.verdict import judge_clips, judge_shots, richness
+from tempo_ray.errors import TransientError
 from tempo_ray.models.frames import UnreadableVideo
-from tempo_ray.retry import Passing, patiently
+from tempo_ray.records import Shot, Video, VideoAnswers
+from tempo_ray.retry import retry_with_backoff
 
-Row = dict[str, Any]
-Given = TypeVar("Given")
-Made = TypeVar("Made")
-
-EMPTY: Row = {
-    "status": None,
-    "reason": None,
-    "failed_at": None,
-    "message": None,
-    "frames": None,
-    "fps": None,
-    "width": None,
-    "height": None,
-    "decoder": None,
-    "detector": None,
-    "embedding": None,
-    "richness": None,
-    "cuts": [],
-    "clips": [],
-    "answers": [],
-    "model": None,
-    "model_hash": None,
-    "config_hash": None,
-}
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one decoding pass leaves of a video: the facts of its row; what the frames look like where they say no verdict yet;
-    and a frame of every cut where the cuts are known.
+class DecodedVideo:
+    """What one decoding pass leaves of a video.
+
+    While the row's status is undecided, also the scan; and, where the shots are known, one frame of
+    each, (height, width, 3) uint8 RGB.
     """
 
-    facts: Row
-    scan: cuts.Scan | None = None
-    middles: tuple[np.ndarray, ...] = ()
+    row: VideoAnswers
+    scan: shots.Scan | None = None
+    shot_frames: tuple[np.ndarray, ...] = ()
 
 
-def dropped(reason: str) -> Row:
-    return {"status": "dropped", "reason": reason}
+def _dropped(row: VideoAnswers, reason: str) -> VideoAnswers:
+    return replace(row, status="dropped", reason=reason)
 
 
-def failed(reason: str, at: str, error: Exception) -> Row:
-    return {"status": "failed", "reason": reason, "failed_at": at, "message": str(error)}
+def decode_video(row: VideoAnswers, config: SelectConfig) -> DecodedVideo:
+    """Decodes the file of a row. A bad file does not raise: its row says why it failed.
 
-
-def look(given: tuple[str, SelectConfig]) -> Look:
-    """Decodes a file. A bad one does not raise: its facts say why it is dropped or failed.
-
-    Raises OSError where the file cannot be read for another reason than that it is not there.
+    Raises OSError where an existing file cannot be read.
     """
-    uri, config = given
     try:
-        with decode.opened(uri) as source:
-            return _looked(source, config)
-    except UnreadableVideo as error:
-        return Look(failed("not a video", "open", error))
-    except FileNotFoundError as error:
-        return Look(failed("not there", "open", error))
+        with decode.open_source(row.uri) as source:
+            return _decode(row, source, config)
+    except (UnreadableVideo, FileNotFoundError) as error:
+        return DecodedVideo(failed(row, failure_of(error, "open")))
 
 
-def _looked(source: decode.Source, config: SelectConfig) -> Look:
-    with decode.reading(source) as video:
-        known = video.known
-        facts: Row = {
-            "frames": known.frames,
-            "fps": known.fps,
-            "width": known.width,
-            "height": known.height,
-        }
-        if known.seconds > config.decode.max_seconds:
-            return Look(
-                facts
-                | dropped(f"too long ({known.seconds:.0f} s > {config.decode.max_seconds:g} s)")
-            )
-        most = int(
-            config.decode.max_seconds * known.fps
-        )  # what the container announces may be less than what it holds
-        try:
-            scanned = cuts.scan(video.small(config.decode, most + 1), known.fps, config.cuts)
-        except UnreadableVideo as error:
-            return Look(facts | failed("undecodable", "decode", error))
-    if scanned.frames > most:
-        return Look(
-            facts | dropped(f"too long (over {config.decode.max_seconds:g} s, more than announced)")
+def _decode(row: VideoAnswers, source: decode.Source, config: SelectConfig) -> DecodedVideo:
+    max_seconds = config.decode.max_seconds
+    with decode.open_video(source) as video:
+        probe = video.probe
+        row = replace(
+            row, frames=probe.frames, fps=probe.fps, width=probe.width, height=probe.height
         )
-    facts |= {"frames": scanned.frames, "detector": cuts.DETECTORS[config.cuts.detector]}
-    if scanned.thumbnails is not None:
-        return Look(facts | {"decoder": decode.decoder_of(source, video.times)}, scanned)
-    facts = with_cuts(facts, scanned, scanned.shots, config)
-    if facts.get("status"):
-        return Look(facts)
-    facts["decoder"] = decoder = decode.decoder_of(source, video.times)
-    # the descriptor needs no more than the small frames
-    if config.clips.encoder is None:
-        return Look(facts, scanned, tuple(cuts.middles_of(scanned, facts["cuts"])))
+        if probe.seconds > max_seconds:
+            return DecodedVideo(
+                _dropped(row, f"too long ({probe.seconds:.0f} s > {max_seconds:g} s)")
+            )
+        max_frames = int(max_seconds * probe.fps)  # a file may hold more than it announces
+        frames = video.small_frames(config.decode, max_frames + 1)
+        try:
+            scan = shots.scan_frames(frames, probe.fps, config.shots)
+        except UnreadableVideo as error:
+            return DecodedVideo(failed(row, failure_of(error, "decode")))
+    if scan.frames > max_frames:
+        return DecodedVideo(
+            _dropped(row, f"too long (over {max_seconds:g} s, more than announced)")
+        )
+    row = replace(row, frames=scan.frames, detector=shots.DETECTORS[config.shots.detector])
+    if scan.thumbnails is None:
+        row = with_shots(row, scan, scan.shots, config)
+        if row.status is not None:
+            return DecodedVideo(row)
+    row = replace(row, decoder=decode.decoder_of(source, video.times))
+    if scan.thumbnails is not None:
+        return DecodedVideo(row, scan)
+    if config.clips.encoder is None:  # the descriptor needs no more than the small frames
+        return DecodedVideo(row, scan, shots.middle_frames(scan, row.shots))
     try:
-        return Look(facts, scanned, _middles(source, decoder, facts["cuts"], config))
+        return DecodedVideo(row, scan, _middle_frames(source, row, config))
     except UnreadableVideo as error:
-        return Look(facts | failed("undecodable", "decode", error))
+        return DecodedVideo(failed(row, failure_of(error, "decode")))
 
 
-def _middles(
-    source: decode.Source, decoder: str, found: Sequence[Row], config: SelectConfig
+def _middle_frames(
+    source: decode.Source, row: VideoAnswers, config: SelectConfig
 ) -> tuple[np.ndarray, ...]:
-    wanted = [(cut["start"] + cut["end"]) // 2 for cut in found]
-    frames = decode.frames_at(source, decoder, wanted, config.decode.embed_pixels)
-    return tuple(frames[index] for index in wanted)
+    assert row.decoder is not None
+    indices = [shot.middle for shot in row.shots]
+    frames = decode.frames_at(source, row.decoder, indices, config.decode.embed_pixels)
+    return tuple(frames[index] for index in indices)
 
 
-def look_again(given: tuple[str, str, Sequence[Row], SelectConfig]) -> tuple[np.ndarray, ...]:
-    """A frame of each cut. Raises UnreadableVideo and OSError."""
-    uri, decoder, found, config = given
-    with decode.opened(uri) as source:
-        return _middles(source, decoder, found, config)
+def read_middle_frames(row: VideoAnswers, config: SelectConfig) -> tuple[np.ndarray, ...]:
+    """The middle frame of each shot, (height, width, 3) uint8 RGB. Raises UnreadableVideo and
+    OSError."""
+    with decode.open_source(row.uri) as source:
+        return _middle_frames(source, row, config)
 
 
-def with_cuts(
-    facts: Row, scanned: cuts.Scan, shots: Sequence[cuts.Span], config: SelectConfig
-) -> Row:
-    """The facts with the cuts, and dropped where these say so."""
-    found = cuts.cuts_of(scanned, shots, facts["fps"], config.cuts)
-    reason = verdict.judge_cuts(found, facts["fps"], config.verdict)
-    return facts | {"cuts": found} | ({} if reason is None else dropped(reason))
+def with_shots(
+    row: VideoAnswers, scan: shots.Scan, detected: Sequence[Shot], config: SelectConfig
+) -> VideoAnswers:
+    """The row with its usable shots, dropped where they say so."""
+    usable = shots.usable_shots(scan, detected, config.shots)
+    row = replace(row, shots=usable)
+    reason = judge_shots(usable, scan.fps, config.verdict)
+    return row if reason is None else _dropped(row, reason)
 
 
-def judged(seen: Look, config: SelectConfig, embed: clips.Embed) -> Row:
-    """The facts of a video whose cuts are known, with its clips, richness and verdict."""
-    if seen.scan is None:
-        return seen.facts
-    groups = clips.groups_of(embed(seen.middles), embed.similarity)
-    made = clips.clips_of(seen.facts["cuts"], groups, seen.scan.sharpness)
-    facts = seen.facts | {
-        "embedding": embed.name,
-        "clips": made,
-        "richness": verdict.richness(made),
-    }
-    reason = verdict.judge_clips(made, facts["richness"], config.verdict)
-    return facts | (dropped(reason) if reason is not None else {"status": "kept"})
+def judged(video: DecodedVideo, config: SelectConfig, embed: Embed) -> VideoAnswers:
+    """The row of a video whose shots are known, with its clips, richness and verdict."""
+    if video.scan is None:
+        return video.row
+    scenes = scenes_of(embed(video.shot_frames), embed.similarity)
+    clips = clips_of(video.row.shots, scenes, video.scan.sharpness)
+    bits = richness(clips)
+    row = replace(video.row, embedding=embed.name, clips=clips, richness=bits)
+    reason = judge_clips(clips, bits, config.verdict)
+    return replace(row, status="kept") if reason is None else _dropped(row, reason)
 
 
 class Selector:
-    """Rows of schema.VIDEO in, rows of schema.ANSWERS out. Never raises for a file: it becomes a failed row that says why.
+    """A video -> its row of answers/ without answers, or of failures/. Never raises for a file.
 
-    Files are decoded in a process of their own, within `config.decode`'s limits of time and memory; the networks, where there
-    are some, run in this one.
+    Files are decoded in a child process, within `config.decode`'s limits of time and memory; neural
+    networks, where the config names them, run in this process.
     """
 
     def __init__(self, config: SelectConfig) -> None:
         self._config = config
-        self._embed = clips.make_embed(config.clips)
-        self._shots = cuts.TransNetV2(config.cuts) if config.cuts.detector == "transnetv2" else None
-        self._apart = Isolated(Limits(config.decode.timeout_s, config.decode.memory_bytes))
+        self._embed = make_embed(config.clips)
+        self._transnet = None
+        if config.shots.detector == "transnetv2":
+            self._transnet = shots.TransNetV2(config.shots)
+        self._isolated = Isolated(Limits(config.decode.timeout_s, config.decode.memory_bytes))
 
-    def __call__(self, video: Row) -> Row:
-        row = {"video_id": video["video_id"], "uri": video["uri"]} | EMPTY
+    def __call__(self, video: Video) -> VideoOutcome:
+        row = VideoAnswers(video.video_id, video.uri)
         try:
-            return row | self._facts(video["uri"])
-        except UnreadableVideo as error:
-            return row | failed("undecodable", "decode", error)
-        except Crashed as error:
-            return row | failed("decoder crashed", "decode", error)
-        except TookTooLong as error:
-            return row | failed("decoder too slow", "decode", error)
-        except Passing as error:
-            return row | failed(PASSING, "open", error)
-        except Exception as error:  # noqa: BLE001, of libraries fed with strangers' files; one file must not end the job
-            return row | failed(
-                "not understood", "decode", RuntimeError(f"{type(error).__name__}: {error}")
-            )
+            return self._select(row)
+        except TransientError as error:
+            return outcome_of(row, failure_of(error, "open"))
+        except Exception as error:  # noqa: BLE001, a file may raise anything in a decoder
+            return outcome_of(row, failure_of(error, "decode"))
 
-    def _facts(self, uri: str) -> Row:
-        seen = self._patiently(look, (uri, self._config))
-        if self._shots is not None and seen.scan is not None and seen.scan.thumbnails is not None:
-            facts = with_cuts(
-                seen.facts, seen.scan, self._shots(seen.scan.thumbnails), self._config
-            )
-            if facts.get("status"):
-                return facts
-            middles = self._patiently(
-                look_again, (uri, facts["decoder"], facts["cuts"], self._config)
-            )
-            seen = Look(facts, seen.scan, middles)
-        return judged(seen, self._config, self._embed)
+    def _select(self, row: VideoAnswers) -> VideoAnswers:
+        video = self._decode(decode_video, row, self._config)
+        scan = video.scan
+        if self._transnet is not None and scan is not None and scan.thumbnails is not None:
+            detected = self._transnet(scan.thumbnails)
+            row = with_shots(video.row, scan, detected, self._config)
+            if row.status is not None:
+                return row
+            frames = self._decode(read_middle_frames, row, self._config)
+            video = DecodedVideo(row, scan, frames)
+        return judged(video, self._config, self._embed)
 
-    def _patiently(self, function: Callable[[Given], Made], given: Given) -> Made:
-        return patiently(
-            lambda: self._apart(function, given), self._config.decode.attempts, Crashed, OSError
+    def _decode(
+        self, function: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs
+    ) -> Result:
+        return retry_with_backoff(
+            lambda: self._isolated(function, *args, **kwargs),
+            self._config.decode.attempts,
+            Crashed,
+            OSError,
         )
 
     @property
     def pid(self) -> int | None:
-        """The process that decodes."""
-        return self._apart.pid
+        """Of the process that decodes."""
+        return self._isolated.pid
 
     def close(self) -> None:
-        self._apart.close()
-
-
-PASSING = "cannot be read now"
-"""The reason of a failure that another run may not meet: such a row is not kept in answers/, and the video is tried again."""
+        self._isolated.close()

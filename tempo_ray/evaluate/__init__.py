@@ -1,1 +1,1 @@
-"""An endpoint and questions -> scores, order-sensitivity, paired statistics."""
+"""An endpoint and a benchmark's questions -> scores, and paired comparisons of models."""

@@ -1,6 +1,6 @@
-"""An OpenAI-compatible endpoint and questions about videos -> one row per question, answered or not.
+"""An OpenAI-compatible endpoint and prompts -> a reply to each, in their order.
 
-Nothing is dropped: a question that got no answer keeps its row, with the reason, and counts as unanswered.
+Nothing is dropped: where there is no answer, the reply says why.
 """
 
 import asyncio
@@ -9,29 +9,29 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import openai
 
-from tempo_ray.evaluate.tasks.shapeworld import Question
+from tempo_ray.errors import UserError
+from tempo_ray.evaluate.task import Prompt
+from tempo_ray.storage import read_bytes
 
+TOKEN_VARIABLE = "TEMPO_RAY_TOKEN"
+TEMPERATURE = 0.0
 RETRIES = 3
-
-
-class NoEndpoint(Exception):
-    """The endpoint cannot be asked at all; the message says why."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and how to ask. The token is shown to the endpoint and to nobody else."""
+    """Where and how to ask. The token is sent to the endpoint and written nowhere."""
 
     url: str
     token: str | None
     max_tokens: int
     timeout_s: float
     concurrency: int
+    """Requests in flight."""
 
     def client(self, retries: int = RETRIES, timeout_s: float | None = None) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
@@ -52,17 +52,24 @@ class Reply:
 
 
 @lru_cache(maxsize=64)
-def data_url(video: Path) -> str:
-    return f"data:video/mp4;base64,{base64.b64encode(video.read_bytes()).decode()}"
+def data_url(video: str) -> str:
+    """A video file as a data: URL. Raises OSError."""
+    return f"data:video/mp4;base64,{base64.b64encode(read_bytes(video)).decode()}"
 
 
-def message(question: Question) -> list[dict[str, Any]]:
-    video = {"type": "video_url", "video_url": {"url": data_url(question.video)}}
-    return [{"role": "user", "content": [video, {"type": "text", "text": question.text}]}]
+def content(prompt: Prompt) -> list[dict[str, Any]]:
+    """The content parts of a user message. Raises OSError where the video cannot be read."""
+    text = {"type": "text", "text": prompt.text}
+    if prompt.video is None:
+        return [text]
+    return [{"type": "video_url", "video_url": {"url": data_url(prompt.video)}}, text]
 
 
 async def served_models(endpoint: Endpoint) -> dict[str, str]:
-    """Model id -> what the endpoint says of it, as JSON. Raises NoEndpoint, within seconds."""
+    """Model id -> what the endpoint says of the model, as JSON.
+
+    Raises UserError, within seconds, where the endpoint cannot be asked at all.
+    """
     try:
         async with endpoint.client(retries=1, timeout_s=10.0) as client:
             cards = (await client.models.list()).data
@@ -71,54 +78,62 @@ async def served_models(endpoint: Endpoint) -> dict[str, str]:
                 for card in cards
             }
     except openai.AuthenticationError as error:
-        raise NoEndpoint(
-            f"{endpoint.url} refuses the token; set TEMPO_RAY_TOKEN to the one it was started with"
+        raise UserError(
+            f"{endpoint.url} refuses the token; set {TOKEN_VARIABLE} to the one it was started with"
         ) from error
     except openai.APIStatusError as error:
-        raise NoEndpoint(
-            f"{endpoint.url} answers {error.status_code} to a list of its models"
+        raise UserError(
+            f"{endpoint.url} answers {error.status_code} to a request for its models"
         ) from error
     except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
-        raise NoEndpoint(
+        raise UserError(
             f"no OpenAI-compatible endpoint answers at {endpoint.url} ({type(error).__name__})"
         ) from error
 
 
-async def _ask(
-    client: openai.AsyncOpenAI, endpoint: Endpoint, model: str, question: Question
-) -> Reply:
-    try:
-        answer = await client.chat.completions.create(
-            model=model,
-            messages=message(question),  # type: ignore[arg-type]
-            temperature=0.0,
-            max_tokens=endpoint.max_tokens,
-        )
-        choice = answer.choices[0]
-        if not isinstance(choice.message.content, str):
-            return Reply(None, "the answer has no text", choice.finish_reason)
-        return Reply(choice.message.content, None, choice.finish_reason)
-    except openai.APIStatusError as error:
-        return Reply(None, f"{error.status_code}: {str(error.message)[:300]}")
-    except (
-        openai.OpenAIError,
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-    ) as error:
-        # the last four: the endpoint answered 200 with something that is no chat completion
-        return Reply(None, f"{type(error).__name__}: {str(error)[:300]}")
-
-
-async def ask_all(endpoint: Endpoint, model: str, questions: Sequence[Question]) -> list[Reply]:
-    """Every reply, in the order of the questions; `endpoint.concurrency` in flight. Connection errors and 5xx are tried again."""
-    gate = asyncio.Semaphore(endpoint.concurrency)
+async def ask_all(endpoint: Endpoint, model: str, prompts: Sequence[Prompt]) -> list[Reply]:
+    """Replies in the order of the prompts; retries connection errors and statuses from 500."""
+    in_flight = asyncio.Semaphore(endpoint.concurrency)
+    reading = asyncio.Lock()
     async with endpoint.client() as client:
 
-        async def ask(question: Question) -> Reply:
-            async with gate:
-                return await _ask(client, endpoint, model, question)
+        async def ask(prompt: Prompt) -> Reply:
+            async with in_flight:
+                try:
+                    # One at a time, so that the questions about a video read it once; in a thread,
+                    # so that a slow store does not hold up the requests in flight.
+                    async with reading:
+                        parts = await asyncio.to_thread(content, prompt)
+                except OSError as error:
+                    return _failed(error)
+                return await _ask(client, endpoint, model, parts)
 
-        return await asyncio.gather(*(ask(question) for question in questions))
+        return await asyncio.gather(*(ask(prompt) for prompt in prompts))
+
+
+async def _ask(
+    client: openai.AsyncOpenAI, endpoint: Endpoint, model: str, parts: list[dict[str, Any]]
+) -> Reply:
+    message: Any = {"role": "user", "content": parts}  # video_url is vLLM's own kind of part
+    try:
+        completion = await client.chat.completions.create(
+            model=model,
+            messages=[message],
+            temperature=TEMPERATURE,
+            max_tokens=endpoint.max_tokens,
+        )
+        choice = completion.choices[0]
+        text: Any = choice.message.content
+    except openai.APIStatusError as error:
+        return Reply(None, f"{error.status_code}: {str(error.message)[:300]}")
+    except openai.OpenAIError as error:
+        return _failed(error)
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        return _failed(error)  # the endpoint answered 200 with something else than a completion
+    if not isinstance(text, str):
+        return Reply(None, "the answer has no text", choice.finish_reason)
+    return Reply(text, None, choice.finish_reason)
+
+
+def _failed(error: Exception) -> Reply:
+    return Reply(None, f"{type(error).__name__}: {str(error)[:300]}")

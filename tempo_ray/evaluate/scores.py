@@ -1,114 +1,125 @@
-"""Questions and replies -> a Parquet file of scores, and back: everything that pins a number stands beside it."""
+"""Questions and replies -> scores, and their Parquet file.
+
+A file holds everything that its numbers depend on: questions, endpoint, model, settings.
+"""
 
 import io
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
-from tempo_ray.evaluate.client import Endpoint, Reply
-from tempo_ray.evaluate.tasks.shapeworld import Question, grade
-from tempo_ray.paths import read_bytes, write_bytes
-from tempo_ray.schema import with_metadata
-
-SCORE = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("video", pa.string()),  # the file's name
-        ("kind", pa.string()),
-        ("needs", pa.string()),  # `order`, `motion` or `none`
-        ("chance", pa.float64()),  # accuracy of a blind guess
-        ("answer", pa.string()),
-        ("prediction", pa.string()),  # null where there was no answer
-        ("correct", pa.bool_()),  # false where there was no answer
-        ("error", pa.string()),  # why there was none
-        ("finish_reason", pa.string()),
-        ("model", pa.string()),
-        ("endpoint", pa.string()),
-        ("served", pa.string()),  # what the endpoint says of the model: frames, engine, config hash
-        ("temperature", pa.float64()),
-        ("max_tokens", pa.int64()),
-        ("questions_sha256", pa.string()),
-    ]
-)
-
-
-class NotScores(ValueError):
-    """The file holds no scores, or not those of the same questions."""
+from tempo_ray.errors import UserError
+from tempo_ray.evaluate.client import TEMPERATURE, Endpoint, Reply
+from tempo_ray.evaluate.task import QuestionType, Task
+from tempo_ray.records import Score, read_row, write_row
+from tempo_ray.schema import SCORE, check_version, with_metadata
+from tempo_ray.storage import read_bytes, write_bytes
 
 
 @dataclass(frozen=True)
-class Asked:
+class Provenance:
     """How one model was asked."""
 
     model: str
     endpoint: Endpoint
     served: str
+    """What the endpoint says of the model."""
     questions_sha256: str
 
 
-def score(asked: Asked, questions: Sequence[Question], replies: Sequence[Reply]) -> pa.Table:
-    """One row a question, in their order."""
-    rows = [
-        _row(asked, question, reply) for question, reply in zip(questions, replies, strict=True)
+def score_replies(
+    task: Task[QuestionType],
+    questions: Sequence[QuestionType],
+    replies: Sequence[Reply],
+    provenance: Provenance,
+) -> list[Score]:
+    """One score per question, in their order."""
+    return [
+        _score(task, question, reply, provenance)
+        for question, reply in zip(questions, replies, strict=True)
     ]
-    return pa.Table.from_pylist(rows, schema=SCORE)
 
 
-def _row(asked: Asked, question: Question, reply: Reply) -> dict[str, Any]:
-    return {
-        "question_id": question.question_id,
-        "video": question.video.name,
-        "kind": question.kind,
-        "needs": question.needs,
-        "chance": question.chance,
-        "answer": question.answer,
-        "prediction": reply.text,
-        "correct": reply.text is not None and grade(question, reply.text),
-        "error": reply.error,
-        "finish_reason": reply.finish_reason,
-        "model": asked.model,
-        "endpoint": asked.endpoint.url,
-        "served": asked.served,
-        "temperature": 0.0,
-        "max_tokens": asked.endpoint.max_tokens,
-        "questions_sha256": asked.questions_sha256,
-    }
+def _score(
+    task: Task[QuestionType], question: QuestionType, reply: Reply, provenance: Provenance
+) -> Score:
+    return Score(
+        question_id=question.question_id,
+        video=posixpath.basename(question.video),
+        groups=task.groups(question),
+        chance=question.chance,
+        answer=question.answer,
+        prediction=reply.text,
+        correct=reply.text is not None and task.grade(question, reply.text),
+        error=reply.error,
+        finish_reason=reply.finish_reason,
+        model=provenance.model,
+        endpoint=provenance.endpoint.url,
+        served=provenance.served,
+        temperature=TEMPERATURE,
+        max_tokens=provenance.endpoint.max_tokens,
+        questions_sha256=provenance.questions_sha256,
+    )
 
 
-def write_scores(table: pa.Table, uri: str, config_hash: str) -> None:
+def write_scores(scores: Sequence[Score], location: str, config_hash: str) -> None:
+    rows = [write_row(score) for score in scores]
+    table = pa.Table.from_pylist(rows, schema=with_metadata(SCORE, config_hash))
     buffer = io.BytesIO()
-    pq.write_table(table.cast(with_metadata(SCORE, config_hash)), buffer)
-    write_bytes(uri, buffer.getvalue())
+    pq.write_table(table, buffer)
+    write_bytes(location, buffer.getvalue())
 
 
-def read_scores(uri: str) -> pa.Table:
-    """Raises NotScores, or OSError where the file cannot be read."""
+def read_scores(location: str) -> list[Score]:
+    """At least one score. Raises UserError where the file holds none or cannot be read."""
     try:
-        table = pq.read_table(io.BytesIO(read_bytes(uri)))
+        table = pq.read_table(io.BytesIO(read_bytes(location)))
+    except OSError as error:
+        raise UserError(f"{location}: {error}") from error
     except pa.ArrowInvalid as error:
-        raise NotScores(f"{uri}: not a Parquet file of scores") from error
+        raise UserError(f"{location}: not a Parquet file of scores") from error
+    check_version(table.schema, location)
     missing = [name for name in SCORE.names if name not in table.column_names]
     if missing or not table.num_rows:
-        raise NotScores(f"{uri}: no scores in it (missing: {', '.join(missing) or 'rows'})")
-    return table
+        raise UserError(f"{location}: no scores in it (missing: {', '.join(missing) or 'rows'})")
+    try:
+        return [read_row(Score, row) for row in table.select(SCORE.names).to_pylist()]
+    except ValidationError as error:
+        column = error.errors()[0]["loc"][0]
+        raise UserError(f"{location}: not scores: column {column} is not as written") from error
 
 
-def same_questions(first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Both tables in the order of question_id. Raises NotScores where they are not the answers to the same questions."""
-    first, second = first.sort_by("question_id"), second.sort_by("question_id")
-    for column in ("question_id", "video", "kind", "needs", "answer"):
-        one, other = first[column].to_pylist(), second[column].to_pylist()
-        if one != other:
-            ids = set(first["question_id"].to_pylist()) ^ set(second["question_id"].to_pylist())
-            what = (
-                f"{len(ids)} questions stand in one of them only"
-                if ids
-                else f"their {column} differs"
-            )
-            raise NotScores(
-                f"the two files do not answer the same questions: {what}; ask both models the same file"
-            )
+def same_questions(
+    first: Sequence[Score], second: Sequence[Score]
+) -> tuple[list[Score], list[Score]]:
+    """Both in the order of question_id. Raises UserError where they answer different questions."""
+    first = sorted(first, key=lambda score: score.question_id)
+    second = sorted(second, key=lambda score: score.question_id)
+    difference = _difference(first, second)
+    if difference is not None:
+        raise UserError(
+            f"the two files do not answer the same questions: {difference}; "
+            "ask both models the same file"
+        )
     return first, second
+
+
+def _difference(first: list[Score], second: list[Score]) -> str | None:
+    """How two files, sorted by question_id, differ in their questions."""
+    first_ids = [score.question_id for score in first]
+    second_ids = [score.question_id for score in second]
+    unpaired = set(first_ids) ^ set(second_ids)
+    if unpaired:
+        return f"{len(unpaired)} questions are in only one of them"
+    if first_ids != second_ids:
+        return "a question is in one of them twice"
+    for left, right in zip(first, second, strict=True):
+        for column in ("video", "groups", "answer"):
+            values = getattr(left, column), getattr(right, column)
+            if values[0] != values[1]:
+                return f"question {left.question_id}: {column} {values[0]} and {values[1]}"
+    return None

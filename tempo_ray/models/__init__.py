@@ -1,1 +1,1 @@
-"""Video LLMs: loading, processing, positions, and the vLLM engine."""
+"""Video LLMs: families, checks, frames, positions, model input, and the vLLM engine."""

@@ -1,4 +1,7 @@
-"""Messages with frames -> texts, through one vLLM engine in this process or beside it."""
+"""Messages with frames -> texts, through one vLLM engine in this process or beside it.
+
+Tested with real engines in tests/integration/test_models.py.
+"""
 
 import hashlib
 import os
@@ -16,15 +19,17 @@ from tempo_ray.models.frames import Frames, as_vllm
 
 @dataclass(frozen=True)
 class Request:
-    """One question: text parts, None for each video, the videos in that order, and the seed of its sampling.
+    """A message to answer: text parts with None for each video, and the videos in that order.
 
-    `video_ids` names each video: an engine encodes what it knows by that name once. The name must tell the pixels.
+    `video_ids`, if given, names each video: the engine encodes a video only once per name, so the
+    name must identify the pixels.
     """
 
     parts: tuple[str | None, ...]
     videos: tuple[Frames, ...]
     max_tokens: int
     seed: int
+    """Seed of the sampling."""
     video_ids: tuple[str, ...] = ()
 
 
@@ -36,8 +41,20 @@ class Completion:
     finish_reason: str
 
 
+class Refused(ValueError):
+    """The engine cannot answer this request, now or later: it is longer than max_model_len, for
+    example. The message is vLLM's."""
+
+
+class EngineDied(RuntimeError):
+    """The engine cannot answer any more; its requests need another engine."""
+
+
+Outcome = Completion | Refused
+
+
 def set_environment(config: EngineConfig) -> None:
-    """What vLLM reads from the environment; to be called before it is first imported in a process."""
+    """Sets the variables that vLLM reads; call it before vLLM is first imported in a process."""
     if config.in_process:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     # several engines on a node must not all be bound to its first cores
@@ -47,7 +64,7 @@ def set_environment(config: EngineConfig) -> None:
 
 
 def engine_kwargs(config: EngineConfig, cpu: bool) -> dict[str, Any]:
-    """Keyword arguments of vLLM's engine, offline and served alike."""
+    """Keyword arguments of vLLM's engine, the same offline and served."""
     kwargs: dict[str, Any] = {
         "dtype": config.dtype,
         "max_model_len": config.max_model_len,
@@ -58,8 +75,8 @@ def engine_kwargs(config: EngineConfig, cpu: bool) -> dict[str, Any]:
     if config.kv_cache_bytes is not None:
         kwargs["kv_cache_memory_bytes"] = config.kv_cache_bytes
     if cpu:
-        # In vLLM 0.32 a prompt that is computed in two steps ends a CPU engine when its request has a seed: the generator is
-        # wound back by an offset, which CPU generators do not have. So a prompt is computed in one.
+        # vLLM 0.32 on CPU dies when a prompt with a seed is computed in two chunks: it rewinds the
+        # generator by an offset, which CPU generators lack. So a prompt is never chunked.
         kwargs |= {
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(4096, config.max_model_len),
@@ -68,7 +85,8 @@ def engine_kwargs(config: EngineConfig, cpu: bool) -> dict[str, Any]:
 
 
 def model_hash(path: str) -> str:
-    """First 12 hex digits of the SHA-256 over a model folder's config and weights; of a hub model, those of its commit."""
+    """First 12 hex digits of the SHA-256 of a model folder's config and weights, or of a hub
+    model's commit."""
     folder = Path(path)
     if not folder.is_dir():
         from transformers import AutoConfig
@@ -82,31 +100,28 @@ def model_hash(path: str) -> str:
     return digest.hexdigest()[:12]
 
 
-class Refused(ValueError):
-    """This request cannot be answered, and would not be another time; the message is vLLM's: longer than max_model_len, say."""
-
-
-class EngineDied(RuntimeError):
-    """The engine cannot answer any more; what was asked of it is to be asked of another."""
-
-
-def completions(answers: Sequence[Completion | Refused]) -> list[Completion]:
-    """The same, for who asks nothing that can be refused. Raises Refused."""
+def completions(answers: Sequence[Outcome]) -> list[Completion]:
+    """The same answers, for callers whose requests cannot be refused. Raises Refused."""
+    completed = []
     for answer in answers:
         if isinstance(answer, Refused):
             raise answer
-    return [answer for answer in answers if isinstance(answer, Completion)]
+        completed.append(answer)
+    return completed
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Submission:
+    """A request in vLLM's terms, and the future that its answer will set."""
+
     prompt: dict[str, Any]
     params: Any
-    answer: "Future[Completion | Refused]"
+    answer: Future[Outcome]
 
 
 class Engine:
-    """One vLLM engine in a thread of its own. `generate` may be called from many threads: all their requests run together."""
+    """One vLLM engine in its own thread. `generate` may be called from many threads at once: all
+    their requests run together. `threads` limits torch's; None leaves vLLM's default."""
 
     def __init__(
         self, model: str, config: EngineConfig, sampling: SamplingConfig, threads: int | None = None
@@ -114,9 +129,9 @@ class Engine:
         set_environment(config)
         self.model = model
         self._sampling = sampling
-        self._asked: SimpleQueue[_Asked | None] = SimpleQueue()
-        self._waiting: dict[str, Future[Completion | Refused]] = {}
-        self._died: BaseException | None = None
+        self._submitted: SimpleQueue[_Submission | None] = SimpleQueue()
+        self._running: dict[str, Future[Outcome]] = {}
+        self._death: BaseException | None = None
         self._closing = False
         self._refusals: tuple[type[Exception], ...] = ()
         started: Future[Any] = Future()
@@ -126,110 +141,124 @@ class Engine:
         self._thread.start()
         self._llm = started.result()
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion | Refused]:
-        """The completions in the order of the requests. Raises EngineDied."""
-        from vllm import SamplingParams
-
-        from tempo_ray.models.vlm import chat_text, load_processor
+    def generate(self, requests: Sequence[Request]) -> list[Outcome]:
+        """The answers, in the order of the requests. Raises EngineDied."""
+        from tempo_ray.models.vlm import load_processor
 
         if not requests:
             return []
         processor = load_processor(self.model)
-        answers: list[Future[Completion | Refused]] = []
-        for request in requests:
-            prompt: dict[str, Any] = {"prompt": chat_text(processor, request.parts)}
-            if request.videos:
-                prompt["multi_modal_data"] = {"video": as_vllm(request.videos)}
-                if request.video_ids:
-                    prompt["multi_modal_uuids"] = {"video": list(request.video_ids)}
-            params = SamplingParams(
-                temperature=self._sampling.temperature,
-                top_p=self._sampling.top_p,
-                repetition_penalty=self._sampling.repetition_penalty,
-                max_tokens=request.max_tokens,
-                seed=request.seed,
-            )
-            answers.append(Future())
-            self._asked.put(_Asked(prompt, params, answers[-1]))
+        answers = [self._submit(request, processor) for request in requests]
         return [self._result(answer) for answer in answers]
 
-    def _result(self, answer: "Future[Completion | Refused]") -> Completion | Refused:
+    def _submit(self, request: Request, processor: Any) -> Future[Outcome]:
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=self._sampling.temperature,
+            top_p=self._sampling.top_p,
+            repetition_penalty=self._sampling.repetition_penalty,
+            max_tokens=request.max_tokens,
+            seed=request.seed,
+        )
+        answer: Future[Outcome] = Future()
+        self._submitted.put(_Submission(_prompt(request, processor), params, answer))
+        return answer
+
+    def _result(self, answer: Future[Outcome]) -> Outcome:
         while True:
             try:
                 return answer.result(timeout=1.0)
             except TimeoutError:
-                if (
-                    not self._thread.is_alive() and not answer.done()
-                ):  # a request that was put after the thread had ended
+                # a request submitted after the thread had ended is never answered
+                if not self._thread.is_alive() and not answer.done():
                     raise EngineDied(
-                        f"the engine has ended: {self._died or 'it was closed'}"
-                    ) from self._died
+                        f"the engine has ended: {self._death or 'it was closed'}"
+                    ) from self._death
 
     def counters(self) -> dict[str, float]:
-        """vLLM's counters since the start, by name: `mm_cache_queries`, `mm_cache_hits`, `generation_tokens` ..."""
-        counted = {}
-        for metric in self._llm.get_metrics():
-            if hasattr(metric, "value"):  # histograms have none
-                counted[metric.name.removeprefix("vllm:")] = float(metric.value)
-        return counted
+        """vLLM's counters and gauges since the start, by name: `mm_cache_queries`,
+        `mm_cache_hits`, `generation_tokens` and others."""
+        from vllm.v1.metrics.reader import Counter, Gauge
+
+        return {
+            metric.name.removeprefix("vllm:"): float(metric.value)
+            for metric in self._llm.get_metrics()
+            if isinstance(metric, Counter | Gauge)
+        }
 
     def close(self) -> None:
-        """Ends the thread and frees the engine; what was asked before is answered first."""
-        self._asked.put(None)
+        """Answers what was submitted before, then ends the thread and frees the engine."""
+        self._submitted.put(None)
         self._thread.join()
         del self._llm
 
-    def _run(self, config: EngineConfig, threads: int | None, started: "Future[Any]") -> None:
-        """The engine's thread: takes what was asked, steps the engine, hands out what is done."""
+    def _run(self, config: EngineConfig, threads: int | None, started: Future[Any]) -> None:
+        """The engine's thread: takes submissions, steps the engine, delivers finished answers."""
+        try:
+            llm = self._start(config, threads)
+        except BaseException as error:  # noqa: BLE001, goes to the thread that awaits the start
+            started.set_exception(error)
+            return
+        started.set_result(llm)
+        try:
+            while self._take(llm):
+                for output in llm.llm_engine.step():
+                    if output.finished:
+                        self._running.pop(output.request_id).set_result(_completion(output))
+        except BaseException as error:  # noqa: BLE001, goes to every thread that awaits an answer
+            self._death = error
+            for answer in self._running.values():
+                answer.set_exception(EngineDied(f"the engine died: {error}"))
+
+    def _start(self, config: EngineConfig, threads: int | None) -> Any:
         import torch
         from vllm import LLM
         from vllm.exceptions import VLLMClientError
         from vllm.platforms import current_platform
 
         self._refusals = (ValueError, VLLMClientError)
-        try:
-            if threads is not None:
-                torch.set_num_threads(threads)  # it holds for the calling thread
-            kwargs = engine_kwargs(config, current_platform.is_cpu())
-            llm = LLM(self.model, disable_log_stats=False, mm_processor_cache_gb=0.5, **kwargs)
-        except BaseException as error:  # noqa: BLE001, handed to the thread that waits for the start
-            started.set_exception(error)
-            return
-        started.set_result(llm)
-        try:
-            while self._take(llm):
-                for done in llm.llm_engine.step():
-                    if done.finished:
-                        self._waiting.pop(done.request_id).set_result(_completion(done))
-        except BaseException as error:  # noqa: BLE001, whatever ended the engine is told to every thread that waits
-            self._died = error
-            for answer in self._waiting.values():
-                answer.set_exception(EngineDied(f"the engine died: {error}"))
+        if threads is not None:
+            torch.set_num_threads(threads)  # applies to the calling thread
+        kwargs = engine_kwargs(config, current_platform.is_cpu())
+        return LLM(self.model, disable_log_stats=False, mm_processor_cache_gb=0.5, **kwargs)
 
     def _take(self, llm: Any) -> bool:
-        """Enqueues what was asked; waits for it where the engine has nothing to do. False at the end."""
+        """Enqueues what was submitted, waiting for it if the engine is idle. False at the end."""
         while True:
             try:
-                asked = self._asked.get(block=not (self._waiting or self._closing))
+                submission = self._submitted.get(block=not (self._running or self._closing))
             except Empty:
-                return bool(self._waiting)
-            if asked is None:
+                return bool(self._running)
+            if submission is None:
                 self._closing = True
                 continue
             try:
-                (name,) = llm.enqueue([asked.prompt], [asked.params], use_tqdm=False)
-            except self._refusals as error:  # this request alone is at fault
-                asked.answer.set_result(Refused(str(error).splitlines()[0]))
+                (name,) = llm.enqueue([submission.prompt], [submission.params], use_tqdm=False)
+            except self._refusals as error:  # only this request is at fault
+                submission.answer.set_result(Refused(str(error).splitlines()[0]))
             else:
-                # vLLM adds eight random characters to the id under which it gives the answer
-                self._waiting[name.rpartition("-")[0] or name] = asked.answer
+                # vLLM appends eight random characters to the id; its answers come without them
+                self._running[name.rpartition("-")[0] or name] = submission.answer
 
 
-def _completion(done: Any) -> Completion:
-    said = done.outputs[0]
+def _prompt(request: Request, processor: Any) -> dict[str, Any]:
+    """vLLM's prompt: the text, the frames, and the videos' names."""
+    from tempo_ray.models.vlm import chat_text
+
+    prompt: dict[str, Any] = {"prompt": chat_text(processor, request.parts)}
+    if request.videos:
+        prompt["multi_modal_data"] = {"video": as_vllm(request.videos)}
+        if request.video_ids:
+            prompt["multi_modal_uuids"] = {"video": list(request.video_ids)}
+    return prompt
+
+
+def _completion(output: Any) -> Completion:
+    sample = output.outputs[0]
     return Completion(
-        said.text.strip(),
-        len(done.prompt_token_ids or ()),
-        len(said.token_ids),
-        str(said.finish_reason),
+        sample.text.strip(),
+        len(output.prompt_token_ids or ()),
+        len(sample.token_ids),
+        str(sample.finish_reason),
     )

@@ -1,10 +1,12 @@
-"""A model folder -> weights, processor and wording; a message -> token ids, pixels and positions.
+"""A model folder -> weights and processor; messages and frames -> token ids, patches, positions.
 
-`encode` is the one way from a message to model input in this project: training uses its tensors, and vLLM, given
+`encode` is the only way from a message to model input: training uses its tensors, and vLLM, given
 `chat_text` and the same frames, builds the same.
 """
 
-import math
+# torch and transformers annotate only some of their functions
+# mypy: allow-untyped-calls
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -19,71 +22,53 @@ from transformers import (
     AutoProcessor,
     PretrainedConfig,
     PreTrainedModel,
-    Qwen3VLProcessor,
-    Qwen3VLVideoProcessor,
 )
 
-from tempo_ray.models.check import NotAModel
+from tempo_ray.models.families import InvalidModel, family_of_processor
 from tempo_ray.models.frames import Frames
 from tempo_ray.models.positions import mrope_positions
-
-_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 
 
 @lru_cache(maxsize=4)
 def load_processor(path: str, max_video_tokens: int | None = None) -> Any:
-    """`max_video_tokens` has it scale a video's frames down to that many tokens in all, never below one token a frame."""
-    processor = AutoProcessor.from_pretrained(path)
+    """The model's processor. `max_video_tokens` makes it scale a video down to that many tokens in
+    all, but never below one token per frame."""
+    processor: Any = AutoProcessor.from_pretrained(path)
     if max_video_tokens is not None:
-        _limit(processor.video_processor, max_video_tokens)
+        family = family_of_processor(processor)
+        family.limit_video_tokens(processor.video_processor, max_video_tokens)
     return processor
 
 
-def _limit(videos: Any, tokens: int) -> None:
-    """Qwen3-VL counts the pixels of all frames together; the others share 90% of `max_video_tokens` out among the frames."""
-    token = (videos.patch_size * videos.merge_size) ** 2
-    all_frames_together = isinstance(videos, Qwen3VLVideoProcessor)
-    if all_frames_together:
-        pixels = token * videos.temporal_patch_size * tokens
-        videos.cap_pixels_per_frame = False
-        videos.size = {
-            "shortest_edge": min(videos.size["shortest_edge"], pixels),
-            "longest_edge": pixels,
-        }
-    else:
-        videos.cap_pixels_per_frame, videos.max_video_tokens = True, math.ceil(tokens / 0.9)
-        videos.size = {
-            "shortest_edge": token,
-            "longest_edge": max(token, videos.size["longest_edge"]),
-        }
-
-
 def load_model_config(path: str) -> PretrainedConfig:
-    return AutoConfig.from_pretrained(path)
+    config: PretrainedConfig = AutoConfig.from_pretrained(path)
+    return config
 
 
 def load_model(path: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Raises NotAModel where the files do not hold all of the model's weights; transformers would draw what is missing."""
-    given: dict[str, Any] = {
-        "dtype": dtype,
-        "attn_implementation": "sdpa",
-        "output_loading_info": True,
-    }
+    """The model with its weights in `dtype`.
+
+    Raises:
+        InvalidModel: the files lack weights, which transformers would initialise at random.
+    """
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(path, **given)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+        )
     except SafetensorError as error:
-        raise NotAModel(f"{path}: its weights cannot be read: {error}") from error
-    model, told = loaded
-    wrong = sorted([*told["missing_keys"], *(str(one) for one in told["mismatched_keys"])])
+        raise InvalidModel(f"{path}: its weights cannot be read: {error}") from error
+    model: PreTrainedModel
+    model, info = loaded
+    wrong = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
     if wrong:
-        raise NotAModel(
-            f"{path}: {len(wrong)} weights are missing or of another shape, {wrong[0]} for one"
+        raise InvalidModel(
+            f"{path}: {len(wrong)} weights are missing or of another shape, such as {wrong[0]}"
         )
     return model
 
 
 def user_message(parts: Sequence[str | None]) -> dict[str, Any]:
-    """One user turn; None stands for a video, in the order of the frames given beside it."""
+    """A user turn in the chat format. None stands for a video, in the order of the frames."""
     content = [
         {"type": "video"} if part is None else {"type": "text", "text": part} for part in parts
     ]
@@ -96,30 +81,30 @@ def chat_text(
     system: str | None = None,
     turns: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """The prompt as text, up to where the assistant's answer begins; one placeholder a video. `turns` are the answer to what
-    was asked and the next question, as often as there were any.
+    """The prompt as text up to where the model's answer begins, with one placeholder per video.
 
-    The markers round a Qwen3-VL video go: transformers 5.19 and vLLM 0.32 would leave them standing around the per-frame
-    ones; the model's pre-training has the per-frame ones alone.
+    `parts` is the first user message; `turns` are further rounds of (answer, next question).
     """
-    messages: list[dict[str, Any]] = (
-        [] if system is None else [{"role": "system", "content": system}]
-    )
+    messages: list[dict[str, Any]] = []
+    if system is not None:
+        messages.append({"role": "system", "content": system})
     messages.append(user_message(parts))
     for answer, question in turns:
         messages += [{"role": "assistant", "content": answer}, user_message([question])]
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return (
-        text.replace(_VIDEO, "<|video_pad|>") if isinstance(processor, Qwen3VLProcessor) else text
-    )
+    return family_of_processor(processor).prompt_text(text)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sequence: `input_ids` (tokens,), `positions` (3, tokens), and the videos' patches, None without a video."""
+    """One sequence as model input.
 
-    input_ids: np.ndarray
-    positions: np.ndarray
+    `input_ids` (tokens,), `positions` (3, tokens), and of its videos `pixel_values_videos`
+    (patches, values per patch) and `video_grid_thw` (videos, 3) in patches; None without a video.
+    """
+
+    input_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
     pixel_values_videos: torch.Tensor | None
     video_grid_thw: torch.Tensor | None
 
@@ -130,36 +115,40 @@ def encode(
     texts: Sequence[str],
     videos: Sequence[Sequence[Frames]],
 ) -> list[Encoded]:
-    """Texts from `chat_text` (an answer may follow), and the videos of each -> model input."""
-    flat = [one for group in videos for one in group]
-    kwargs: dict[str, Any] = {}
-    if flat:
-        metadata = [
-            one.metadata | {"frames_indices": list(one.metadata["frames_indices"])} for one in flat
-        ]
-        kwargs = {
-            "videos": [one.pixels for one in flat],
-            "video_metadata": metadata,
-            "do_sample_frames": False,
-        }
-    out = processor(text=list(texts), **kwargs)
-    grids = out["video_grid_thw"] if flat else None
-    seconds = out.get("second_per_grid_ts")
-    patches = (
-        torch.split(out["pixel_values_videos"], grids.prod(-1).tolist())
-        if grids is not None
-        else ()
-    )
+    """Texts from `chat_text`, which an answer may follow, and the videos of each -> model input."""
+    output = _process(processor, texts, [video for of_text in videos for video in of_text])
+    grids = output.get("video_grid_thw")
+    patches: tuple[torch.Tensor, ...] = ()
+    if grids is not None:
+        patches = torch.split(output["pixel_values_videos"], grids.prod(-1).tolist())
+    seconds = output.get("second_per_grid_ts")
     encoded = []
     start = 0
-    for ids, group in zip(out["input_ids"], videos, strict=True):
-        ids = np.asarray(ids)
-        end = start + len(group)
-        if grids is None or not group:
+    for token_ids, of_text in zip(output["input_ids"], videos, strict=True):
+        ids = np.asarray(token_ids)
+        if grids is None or not of_text:
             encoded.append(Encoded(ids, mrope_positions(config, ids), None, None))
             continue
-        between = None if seconds is None else [float(one) for one in seconds[start:end]]
-        positions = mrope_positions(config, ids, grids[start:end].numpy(), between)
-        encoded.append(Encoded(ids, positions, torch.cat(patches[start:end]), grids[start:end]))
-        start = end
+        own = slice(start, start + len(of_text))
+        per_grid = None if seconds is None else [float(value) for value in seconds[own]]
+        positions = mrope_positions(config, ids, grids[own].numpy(), per_grid)
+        encoded.append(Encoded(ids, positions, torch.cat(patches[own]), grids[own]))
+        start = own.stop
     return encoded
+
+
+def _process(processor: Any, texts: Sequence[str], videos: Sequence[Frames]) -> Any:
+    """The processor's output for texts and all their videos, in order."""
+    if not videos:
+        return processor(text=list(texts))
+    # a processor may extend the list of indices in place
+    metadata = [
+        {**video.metadata, "frames_indices": list(video.metadata["frames_indices"])}
+        for video in videos
+    ]
+    return processor(
+        text=list(texts),
+        videos=[video.pixels for video in videos],
+        video_metadata=metadata,
+        do_sample_frames=False,
+    )

@@ -1,1 +1,1 @@
-"""What a run left -> tables and pictures for people."""
+"""What a run left behind -> human-readable tables and pictures."""

@@ -1,26 +1,36 @@
-"""A demo's figures, videos and pairs -> its table and its picture."""
+"""The summaries of a demo's jobs -> its figures, their table, and a picture of them."""
 
+import posixpath
 import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import pyarrow.dataset as ds
 
 from tempo_ray.config import FramesConfig
 from tempo_ray.models.frames import read_frames
+from tempo_ray.records import EvaluateSummary, Pair, PairsSummary, read_row, write_row
+from tempo_ray.schema import check_version
+from tempo_ray.storage import parquet_dataset
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 
-NAMES = {
+SFT, TEMPO = "sft", "tempo"
+"""The names under which the demo serves its two models."""
+DEMO_MODEL_TYPE = "qwen2_5_vl"
+"""Their family, which decides the frames that they see."""
+GROUPS = {
     "order": "order of events",
     "other": "everything else",
     "motion": "  motion in a shot",
     "none": "  no time needed",
 }
-KINDS = {
+ORDER_KINDS = {
     "kind:first": "  what comes first",
     "kind:last": "  what comes last",
     "kind:before": "  what comes before",
@@ -28,104 +38,213 @@ KINDS = {
     "kind:yes_no": "  this before that?",
     "kind:caption": "  which caption",
 }
-SFT, TEMPO, REJECTED = "#8a93a3", "#1f6feb", "#c0392b"
+COLORS = {SFT: "#8a93a3", TEMPO: "#1f6feb", "rejected": "#c0392b", "heading": "#57606a"}
 
 
-def table(facts: dict[str, Any]) -> str:
-    """The scores of both models, for people. Accuracies in per cent, differences in points."""
-    columns = f"{'SFT':>7} {'TEMPO + SFT':>12} {'difference':>11} {'95% interval':>17} {'blind guess':>12} {'questions':>10}"
-    lines = [f"{'questions about':20} {columns}"]
-    order, *others = NAMES.items()
-    for key, name in (order, *KINDS.items(), *others):
-        if key not in facts["accuracy"]:
-            continue
-        row = facts["accuracy"][key]
-        interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
-        lines.append(
-            f"{name:20} {100 * row['sft']:6.1f}% {100 * row['tempo']:11.1f}% {100 * row['difference']:+10.1f} {interval:>17} "
-            f"{100 * row['chance']:11.1f}% {row['questions']:10d}"
+@dataclass(frozen=True)
+class DemoScore:
+    """Both models' accuracies on a group of questions, and a blind guess's, as shares.
+
+    `difference` is `tempo` minus `sft`, from `low` to `high` its 95% interval, `p` McNemar's.
+    """
+
+    sft: float
+    tempo: float
+    chance: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    questions: int
+
+
+@dataclass(frozen=True)
+class DemoFacts:
+    """What a demo's summary.json says."""
+
+    seed: int
+    seconds: dict[str, float]
+    """By phase, and in `total`."""
+    videos: int
+    kept: int
+    dropped: int
+    failed: int
+    pairs: int
+    accuracy: dict[str, DemoScore]
+    """By group of questions."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For json.dumps; `read_row(DemoFacts, ...)` reads it back."""
+        return write_row(self)
+
+
+def facts_from(
+    pairs: Mapping[str, Any], scores: Mapping[str, Any], seed: int, seconds: dict[str, float]
+) -> DemoFacts:
+    """`pairs` and `scores` are the JSON of generate_pairs' and evaluate's summaries.
+
+    Raises pydantic.ValidationError where they are not.
+    """
+    generated = read_row(PairsSummary, pairs)
+    evaluated = read_row(EvaluateSummary, scores)
+    return DemoFacts(
+        seed=seed,
+        seconds=seconds,
+        videos=generated.videos_in,
+        kept=generated.kept,
+        dropped=generated.dropped,
+        failed=generated.failed,
+        pairs=generated.pairs,
+        accuracy=_demo_scores(evaluated),
+    )
+
+
+def _demo_scores(evaluated: EvaluateSummary) -> dict[str, DemoScore]:
+    baseline = evaluated.models[SFT].groups
+    return {
+        group: DemoScore(
+            sft=round(compared.first, 4),
+            tempo=round(compared.second, 4),
+            chance=round(baseline[group].chance, 4),
+            difference=round(compared.difference, 4),
+            low=round(compared.low, 4),
+            high=round(compared.high, 4),
+            p=round(compared.p, 4),
+            questions=compared.questions,
         )
-    seconds = facts["seconds"]["total"]
+        for group, compared in evaluated.compared[TEMPO].items()
+    }
+
+
+def table(facts: DemoFacts) -> str:
+    """Both models' scores as human-readable lines: accuracies in per cent, differences in points.
+
+    Groups without questions are left out.
+    """
+    lines = [
+        f"{'questions about':20} {'SFT':>7} {'TEMPO + SFT':>12} {'difference':>11} "
+        f"{'95% interval':>17} {'blind guess':>12} {'questions':>10}"
+    ]
+    order, *further = GROUPS.items()
+    for group, name in (order, *ORDER_KINDS.items(), *further):
+        if group in facts.accuracy:
+            lines.append(_line(name, facts.accuracy[group]))
+    minutes = facts.seconds["total"] / 60
     lines.append(
-        f"\n{facts['videos']} videos -> {facts['pairs']} pairs, seed {facts['seed']}, {seconds / 60:.1f} minutes in all"
+        f"\n{facts.videos} videos -> {facts.pairs} pairs, seed {facts.seed}, "
+        f"{minutes:.1f} minutes in all"
     )
     return "\n".join(lines)
 
 
-def pick_pair(folder: Path) -> dict[str, Any]:
-    """A pair whose rejected answer has the same number of events and a very different order."""
-    rows = ds.dataset(folder, format="parquet").to_table().to_pylist()
+def _line(name: str, score: DemoScore) -> str:
+    interval = f"{100 * score.low:+.1f} to {100 * score.high:+.1f}"
+    return (
+        f"{name:20} {100 * score.sft:6.1f}% {100 * score.tempo:11.1f}% "
+        f"{100 * score.difference:+10.1f} {interval:>17} "
+        f"{100 * score.chance:11.1f}% {score.questions:10d}"
+    )
+
+
+def draw_summary(facts: DemoFacts, videos: Path, pairs: Path, file: Path) -> None:
+    """Draws a PNG: a video, a chosen and a rejected answer about it, and both models' scores.
+
+    `pairs` is the run's folder of pairs, `videos` the folder of the videos that they are about.
+    """
+    pair = pick_pair(pairs)
+    figure, axes = pyplot.subplots(
+        3, 1, figsize=(12, 8.6), height_ratios=(1.1, 2.2, 3.2), layout="constrained"
+    )
+    _draw_filmstrip(axes[0], videos / posixpath.basename(pair.uri))
+    _draw_answers(axes[1], pair)
+    _draw_scores(axes[2], facts)
+    figure.suptitle(
+        "TEMPO: a preference pair from a time perturbation, and the scores after training with "
+        "and without such pairs",
+        fontsize=13,
+    )
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)
+
+
+def pick_pair(folder: Path) -> Pair:
+    """A pair whose rejected answer saw as many events in a very different order, if there is one.
+
+    Raises UserError where the pairs are of another schema version.
+    """
+    dataset = parquet_dataset(str(folder))
+    assert dataset is not None, f"no pairs in {folder}"
+    check_version(dataset.schema, str(folder))
+    pairs = [read_row(Pair, row) for row in dataset.to_table().to_pylist()]
     return max(
-        rows,
-        key=lambda row: (
-            row["perturbation"] != "drop",
-            row["order_distance"],
-            -row["text_distance"],
-            row["pair_id"],
+        pairs,
+        key=lambda pair: (
+            pair.perturbation != "drop",
+            pair.order_distance,
+            -pair.text_distance,
+            pair.pair_id,
         ),
     )
 
 
-def _filmstrip(axes: Any, pair: dict[str, Any], videos: Path) -> None:
-    uri = pair["uri"]
-    pixels = read_frames(uri, FramesConfig(), "qwen2_5_vl").pixels
-    gap = np.full((pixels.shape[1], 3, 3), 255, np.uint8)
-    axes.imshow(np.concatenate([part for frame in pixels for part in (frame, gap)], axis=1))
-    axes.set_title(
-        f"{Path(uri).name}: two frames a second, read from the left", loc="left", fontsize=10
-    )
+def _draw_filmstrip(axes: Axes, video: Path) -> None:
+    frames = read_frames(str(video), FramesConfig(), DEMO_MODEL_TYPE).pixels
+    gap = np.full((frames.shape[1], 3, 3), 255, np.uint8)
+    axes.imshow(np.concatenate([part for frame in frames for part in (frame, gap)], axis=1))
+    title = f"{video.name}: two frames a second, read from the left"
+    axes.set_title(title, loc="left", fontsize=10)
     axes.axis("off")
 
 
-def _texts(axes: Any, pair: dict[str, Any]) -> None:
-    shown = " ".join(str(clip + 1) for clip in pair["rejected_order"])
+def _draw_answers(axes: Axes, pair: Pair) -> None:
+    order = " ".join(str(clip + 1) for clip in pair.rejected_order)
+    perturbation = f"{pair.perturbation}, r = {pair.strength}"
     blocks = (
-        ("asked", pair["prompt"], "black"),
-        ("chosen: written from the clips in order", pair["chosen"], TEMPO),
+        ("asked", pair.prompt, "black"),
+        ("chosen: written from the clips in order", pair.chosen, COLORS[TEMPO]),
         (
-            f"rejected: written from the clips as {shown} ({pair['perturbation']}, r = {pair['strength']})",
-            pair["rejected"],
-            REJECTED,
+            f"rejected: written from the clips as {order} ({perturbation})",
+            pair.rejected,
+            COLORS["rejected"],
         ),
     )
-    height = 1.0
-    for head, text, color in blocks:
-        wrapped = textwrap.wrap(text, 128)
-        axes.text(0, height, head, fontsize=9, color="#57606a", va="top")
+    top = 1.0
+    for heading, text, color in blocks:
+        lines = textwrap.wrap(text, 128)
+        axes.text(0, top, heading, fontsize=9, color=COLORS["heading"], va="top")
         axes.text(
             0,
-            height - 0.11,
-            "\n".join(wrapped),
+            top - 0.11,
+            "\n".join(lines),
             fontsize=10,
             color=color,
             va="top",
             family="monospace",
         )
-        height -= 0.2 + 0.12 * len(wrapped)
+        top -= 0.2 + 0.12 * len(lines)
     axes.axis("off")
 
 
-def _scores(axes: Any, facts: dict[str, Any]) -> None:
-    keys = list(NAMES)
-    where = np.arange(len(keys))
-    for offset, name, color, label in (
-        (-0.2, "sft", SFT, "SFT"),
-        (0.2, "tempo", TEMPO, "TEMPO + SFT"),
-    ):
-        values = [100 * facts["accuracy"][key][name] for key in keys]
-        bars = axes.bar(where + offset, values, 0.38, color=color, label=label)
-        axes.bar_label(bars, fmt="%.0f%%", fontsize=9)
-    chance = [100 * facts["accuracy"][key]["chance"] for key in keys]
-    axes.hlines(
-        chance, where - 0.42, where + 0.42, colors="black", linestyles="dotted", label="blind guess"
+def _draw_scores(axes: Axes, facts: DemoFacts) -> None:
+    scores = [facts.accuracy[group] for group in GROUPS]
+    positions = np.arange(len(scores))
+    bars = (
+        (-0.2, [100 * score.sft for score in scores], COLORS[SFT], "SFT"),
+        (0.2, [100 * score.tempo for score in scores], COLORS[TEMPO], "TEMPO + SFT"),
     )
-    names = []
-    for key in keys:
-        row = facts["accuracy"][key]
-        names.append(
-            f"{NAMES[key].strip()}\n{100 * row['difference']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-        )
-    axes.set_xticks(where, names, fontsize=9)
+    for offset, heights, color, label in bars:
+        drawn = axes.bar(positions + offset, heights, 0.38, color=color, label=label)
+        axes.bar_label(drawn, fmt="%.0f%%", fontsize=9)
+    axes.hlines(
+        [100 * score.chance for score in scores],
+        positions - 0.42,
+        positions + 0.42,
+        colors="black",
+        linestyles="dotted",
+        label="blind guess",
+    )
+    names = [_tick(name, score) for name, score in zip(GROUPS.values(), scores, strict=True)]
+    axes.set_xticks(positions, names, fontsize=9)
     axes.set_ylim(0, 112)
     axes.set_ylabel("right answers, %")
     axes.spines[["top", "right"]].set_visible(False)
@@ -137,18 +256,6 @@ def _scores(axes: Any, facts: dict[str, Any]) -> None:
     )
 
 
-def draw_summary(facts: dict[str, Any], videos: Path, pairs: Path, file: Path) -> None:
-    """One PNG: a video, what was chosen and rejected about it, and what the model learnt from such pairs."""
-    pair = pick_pair(pairs)
-    figure, axes = pyplot.subplots(
-        3, 1, figsize=(12, 8.6), height_ratios=(1.1, 2.2, 3.2), layout="constrained"
-    )
-    _filmstrip(axes[0], pair, videos)
-    _texts(axes[1], pair)
-    _scores(axes[2], facts)
-    figure.suptitle(
-        "TEMPO: a preference pair from a time perturbation, and the scores after training with and without such pairs",
-        fontsize=13,
-    )
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
+def _tick(name: str, score: DemoScore) -> str:
+    interval = f"{100 * score.low:+.1f} to {100 * score.high:+.1f}"
+    return f"{name.strip()}\n{100 * score.difference:+.1f} ({interval})"

@@ -1,1 +1,1 @@
-"""A model folder -> an OpenAI-compatible endpoint."""
+"""Model folders -> an OpenAI-compatible endpoint."""

@@ -1,7 +1,8 @@
-"""Serve config -> a Ray Serve application: one vLLM deployment a model, and the guarded OpenAI ingress before them.
+"""Serve config -> a Ray Serve application: one vLLM deployment per model behind a guarded ingress.
 
-Everything that answers is ray.serve.llm's; ours are the settings (frames as in training, a finite autoscaling target), the
-guard, `/health`, and an engine in the replica's own process where the config asks for it.
+ray.serve.llm does the serving. Added here: the settings (frames as in training, a finite
+autoscaling target), the guard, `/health`, and an engine in the replica's own process if the config
+asks for it.
 """
 
 import asyncio
@@ -30,9 +31,10 @@ from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
 from tempo_ray.config import ServeConfig, ServedModel
 from tempo_ray.models.engine import engine_kwargs, model_hash
+from tempo_ray.models.families import family_of
 from tempo_ray.models.vlm import load_model_config, load_processor
-from tempo_ray.serve.engine import know_architectures, start_in_process
 from tempo_ray.serve.guard import Guard, digest, error_body, read_token
+from tempo_ray.serve.in_process import import_model_class, start_in_process
 
 HEALTH_TIMEOUT_S = 10.0
 
@@ -46,16 +48,18 @@ ENDPOINTS = {
 
 
 class NoDownload(CallbackBase):
-    """Ray would first start a worker on each node to fetch the model; vLLM finds a folder, or fetches a hub name, itself."""
+    """Skips Ray's worker per node that fetches the model: vLLM does that itself."""
 
     async def on_before_node_init(self) -> None:
         self.ctx.run_init_node = False
 
 
 class InProcessEngine(VLLMEngine):
+    """An engine whose core runs in the replica's process."""
+
     def _prepare_engine_config(self, callback_ctx: Any) -> Any:
         engine: Any = self.llm_config.get_engine_config()
-        know_architectures(engine.actual_hf_model_id)
+        import_model_class(engine.actual_hf_model_id)
         return super()._prepare_engine_config(callback_ctx)
 
     def _start_async_llm_engine(
@@ -68,27 +72,29 @@ class InProcessEngine(VLLMEngine):
 
 class Server(LLMServer):
     async def _start_engine(self) -> None:
-        """Without ray.serve.llm's usage report, whose agent is a process of 700 MB, seconds in the starting."""
+        """Skips the usage report: its agent is a process of 700 MB, and slow to start."""
         assert self.engine is not None
         await self.engine.start()
 
 
 class InProcessServer(Server):
+    # LLMServer declares the type of its own engine, not of any engine
     _default_engine_cls = InProcessEngine  # type: ignore[assignment]
 
 
 class Ingress(OpenAiIngress):
-    async def health(self) -> JSONResponse:
-        """200 when an engine of every model answers, 503 and the names of those that do not otherwise."""
-        names = list(self._model_cards)
-        well = await asyncio.gather(*(self._well(name) for name in names))
-        down = [name for name, fine in zip(names, well, strict=True) if not fine]
-        return JSONResponse(
-            {"status": "down" if down else "ok", "models": names, "down": down},
-            503 if down else 200,
-        )
+    """ray.serve.llm's OpenAI API, with `/health`."""
 
-    async def _well(self, name: str) -> bool:
+    async def health(self) -> JSONResponse:
+        """200 if an engine of every model answers; otherwise 503, and the models that are down."""
+        names = list(self._model_cards)
+        healthy = await asyncio.gather(*(self._is_healthy(name) for name in names))
+        down = [name for name, is_up in zip(names, healthy, strict=True) if not is_up]
+        status = "down" if down else "ok"
+        body = {"status": status, "models": names, "down": down}
+        return JSONResponse(body, 503 if down else 200)
+
+    async def _is_healthy(self, name: str) -> bool:
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
                 await self._default_serve_handles[name].check_health.remote()
@@ -98,19 +104,13 @@ class Ingress(OpenAiIngress):
 
 
 def chat_template(path: str) -> str | None:
-    """Qwen3-VL's own template without the markers round a whole video; null, the model's own, for other models.
-
-    vLLM 0.32 keeps them around those of each frame, as transformers 5.19 does. The model's pre-training, and ours
-    (models.vlm.encode), have those of the frames alone.
-    """
-    if load_model_config(path).model_type != "qwen3_vl":
-        return None
-    template = load_processor(path).chat_template
-    return template.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
+    """The chat template to serve a model with, as it was trained; None for the model's own."""
+    family = family_of(load_model_config(path).model_type)
+    return family.served_chat_template(load_processor(path))
 
 
 def serving_kwargs(config: ServeConfig) -> dict[str, Any]:
-    """vLLM's arguments about requests. Its own loaders sample the frames, by the numbers of `config.frames`."""
+    """vLLM's arguments about requests; its own loaders sample frames as `config.frames` says."""
     frames = config.frames
     return {
         "limit_mm_per_prompt": {"video": config.guard.max_videos, "image": config.guard.max_videos},
@@ -121,9 +121,10 @@ def serving_kwargs(config: ServeConfig) -> dict[str, Any]:
                 "max_frames": frames.max_frames,
             }
         },
-        # vLLM's loader has sampled; where it took every frame of a video, Qwen3-VL's processor would sample again at 2 fps
+        # vLLM's loader has sampled. If it took every frame of a video, a processor that marks each
+        # frame would sample again, at 2 fps.
         "mm_processor_kwargs": {"videos_kwargs": {"do_sample_frames": False}},
-        # the guard fetches; nothing that slips by it is ever fetched by the engine
+        # the guard fetches; whatever slips past it, the engine never does
         "allowed_media_domains": ["nothing.invalid"],
     }
 
@@ -162,13 +163,13 @@ def llm_config(config: ServeConfig, model: ServedModel) -> LLMConfig:
         placement_group_config={"bundle_per_worker": bundle},
         deployment_config={
             "ray_actor_options": {"num_cpus": 0},
-            # ray.serve.llm's own target is 1e9 requests: it would never scale
+            # ray.serve.llm's own target is 1e9 requests, at which nothing ever scales
             "autoscaling_config": scale.model_dump(),
             "max_ongoing_requests": max(
                 2 * scale.target_ongoing_requests, config.engine.max_num_seqs
             ),
             "health_check_timeout_s": 60.0,
-            # a model that does not load does not load the third time either
+            # a model that fails to load fails the third time too
             "max_constructor_retry_count": scale.min_replicas,
         },
         runtime_env={"env_vars": _environment(config, local)},
@@ -178,18 +179,22 @@ def llm_config(config: ServeConfig, model: ServedModel) -> LLMConfig:
 
 
 def _plain_error(request: Request, error: Exception) -> JSONResponse:
-    """One sentence, where ray.serve.llm would write of its own exceptions."""
-    status = error.status_code  # type: ignore[attr-defined]
-    message = error.detail if isinstance(error, HTTPException) else error.message  # type: ignore[attr-defined]
-    return JSONResponse(error_body(status, str(message)), status)
+    """The message alone, to which ray.serve.llm would add the names of its exceptions."""
+    if isinstance(error, HTTPException):
+        return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code)
+    assert isinstance(error, OpenAIHTTPException)
+    return JSONResponse(error_body(error.status_code, str(error.message)), error.status_code)
 
 
 def guarded(config: ServeConfig, token: bytes | None) -> FastAPI:
-    """ray.serve.llm's HTTP app, behind the guard, and closed to pages of other sites that a browser has open."""
+    """ray.serve.llm's HTTP app, behind the guard, and closed to web pages of other origins."""
     app = init()
     app.add_exception_handler(HTTPException, _plain_error)
     app.add_exception_handler(OpenAIHTTPException, _plain_error)
-    app.user_middleware = [one for one in app.user_middleware if one.cls is not CORSMiddleware]
+    cors: Any = CORSMiddleware  # it opens the API to every origin
+    app.user_middleware = [
+        middleware for middleware in app.user_middleware if middleware.cls is not cors
+    ]
     app.add_middleware(Guard, config=config.guard, token=token)
     return app
 
@@ -197,13 +202,14 @@ def guarded(config: ServeConfig, token: bytes | None) -> FastAPI:
 def build_app(config: ServeConfig) -> Application:
     """The application, with every model of the config. Reads the token from TEMPO_RAY_TOKEN.
 
-    Also what a Serve config file or a RayService names: `import_path: tempo_ray.serve.app:build_app`, `args`: a ServeConfig.
+    A Serve config file or a RayService names it too: `import_path: tempo_ray.serve.app:build_app`,
+    with a ServeConfig as `args`.
     """
     return application(config, digest(read_token()))
 
 
 def application(config: ServeConfig, token: bytes | None) -> Application:
-    """`token` is the digest of the one that opens the endpoint."""
+    """`token` is the digest of the token that opens the endpoint; None for none."""
     llms = {model.name: llm_config(config, model) for model in config.models}
     settings = {
         "frames": config.frames.model_dump(),
@@ -227,4 +233,5 @@ def application(config: ServeConfig, token: bytes | None) -> Application:
         max_ongoing_requests=1000,
     )
     deployments = {name: build_llm_deployment(llm) for name, llm in llms.items()}
-    return ingress.bind(llm_deployments=deployments, model_cards=cards)
+    app: Application = ingress.bind(llm_deployments=deployments, model_cards=cards)
+    return app

@@ -1,8 +1,9 @@
-"""An HTTP request -> the same request, or a refusal, before any engine sees it: who may come in, and with what.
+"""An HTTP request -> the same request, or a refusal, before any engine sees it.
 
-With a token (TEMPO_RAY_TOKEN), every request but `/health` shows it. Without one, only this machine may ask. A request names
-its videos as `data:` URLs, or as public http(s) URLs, which the guard fetches itself: the engine never opens a file
-or an address that a client named.
+With a token (TEMPO_RAY_TOKEN), every request but `/health` must show it. Without one, only this
+machine may connect. A request carries its videos as `data:` URLs or names them by public http(s)
+URLs, which the guard fetches itself: the engine never opens a file or an address that a client
+named.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tempo_ray.config import GuardConfig
-from tempo_ray.job import BadInput
+from tempo_ray.errors import UserError
 from tempo_ray.serve.fetch import Refusal, fetch_public
 
 TOKEN_VARIABLE = "TEMPO_RAY_TOKEN"
@@ -23,6 +24,7 @@ TOKEN_VARIABLE = "TEMPO_RAY_TOKEN"
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MEDIA = {"video_url": "video", "image_url": "image"}
 DATA_URL = re.compile(r"data:(video|image)/[a-z0-9.+-]+;base64,", re.IGNORECASE)
@@ -33,7 +35,7 @@ def read_token() -> str | None:
 
 
 def digest(token: str | None) -> bytes | None:
-    """What the guard knows of a token: it is stored in the cluster, and the token is not."""
+    """SHA-256 of a token: all that the guard, and with it the cluster, knows of it."""
     return None if token is None else hashlib.sha256(token.encode()).digest()
 
 
@@ -50,17 +52,18 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(host: str, token: str | None) -> None:
-    """Raises BadInput where others could reach the endpoint and no token stops them."""
+    """Raises UserError where other machines could reach the endpoint without a token."""
     if token is None and not is_loopback(host):
-        raise BadInput(
-            f"host={host} can be reached from other machines: set {TOKEN_VARIABLE} to a secret, or host=127.0.0.1"
+        raise UserError(
+            f"host={host} can be reached from other machines: set {TOKEN_VARIABLE} to a secret, "
+            "or host=127.0.0.1"
         )
 
 
 class Guard:
-    """ASGI middleware; `token` is a digest. Answers flow through it untouched, streams too."""
+    """ASGI middleware; `token` is a digest. Responses pass through it unchanged, streams too."""
 
-    def __init__(self, app: Any, config: GuardConfig, token: bytes | None) -> None:
+    def __init__(self, app: App, config: GuardConfig, token: bytes | None) -> None:
         self.app = app
         self._config = config
         self._token = token
@@ -88,17 +91,19 @@ class Guard:
         if scope["path"] == "/health":
             return
         if self._token is None:
-            # A page of another site can make a browser on this machine send requests here, under its own host name.
+            # A web page can make a browser on this machine send requests here, under its own
+            # host name.
             peer = scope["client"][0] if scope.get("client") else ""
             if not is_loopback(peer) or not is_loopback(headers.get("host", "")):
                 raise Refusal(
                     403,
-                    f"this endpoint has no token and answers this machine only; set {TOKEN_VARIABLE} to open it",
+                    "this endpoint has no token and answers this machine only; "
+                    f"set {TOKEN_VARIABLE} to open it",
                 )
             return
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        shown = hashlib.sha256(given.strip().encode("latin-1")).digest()
-        if not hmac.compare_digest(shown, self._token) or scheme.lower() != "bearer":
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        token_digest = hashlib.sha256(token.strip().encode("latin-1")).digest()
+        if not hmac.compare_digest(token_digest, self._token) or scheme.lower() != "bearer":
             raise Refusal(401, "missing or wrong token; send it as `Authorization: Bearer TOKEN`")
 
     async def _read(self, headers: dict[str, str], receive: Receive) -> bytes:
@@ -123,7 +128,7 @@ class Guard:
                 return b"".join(parts)
 
     async def _screen(self, headers: dict[str, str], body: bytes) -> bytes:
-        """The body, its http(s) media fetched and put in their place."""
+        """The body, with every http(s) URL of media replaced by what is there."""
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refusal(415, "send JSON, with content-type: application/json")
         try:
@@ -136,77 +141,90 @@ class Guard:
         if isinstance(answers, int) and answers > self._config.max_answers:
             raise Refusal(400, f"n is at most {self._config.max_answers}")
         fetched = False
-        left = self._config.max_body_bytes - len(body)
-        for holder in media_parts(request):
-            url = holder["url"]
+        bytes_left = self._config.max_body_bytes - len(body)
+        for media in media_parts(request):
+            url = media["url"]
             if url[:5].lower() != "data:":
-                holder["url"] = await fetch_public(url, left, self._config.fetch_timeout_s)
-                left -= len(holder["url"])
+                media["url"] = await fetch_public(url, bytes_left, self._config.fetch_timeout_s)
+                bytes_left -= len(media["url"])
                 fetched = True
         return json.dumps(request).encode() if fetched else body
 
 
 def media_parts(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """The `{"url": ...}` of every video and image of a chat request, checked. Raises Refusal for any other kind of part."""
-    found = []
+    """The `{"url": ...}` of every video and image of a chat request.
+
+    They are checked; any other kind of part raises Refusal.
+    """
+    parts = []
     messages = request.get("messages")
     for message in messages if isinstance(messages, list) else []:
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else []:
-            if (holder := _media(part)) is not None:
-                found.append(holder)
-    return found
+            media = _media(part)
+            if media is not None:
+                parts.append(media)
+    return parts
 
 
 def _media(part: Any) -> dict[str, Any] | None:
+    """The `{"url": ...}` of a content part; None for a text. Raises Refusal."""
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and part.keys() <= {"type", "text"}:
         return None
     if kind not in MEDIA or part.keys() != {"type", kind}:
         raise Refusal(
             400,
-            'a content part is {"type": "text", "text": ...} or {"type": "video_url", "video_url": {"url": ...}}',
+            'a content part is {"type": "text", "text": ...} or '
+            '{"type": "video_url", "video_url": {"url": ...}}',
         )
-    holder = part[kind]
+    media = part[kind]
     if (
-        not isinstance(holder, dict)
-        or not isinstance(holder.get("url"), str)
-        or not holder.keys() <= {"url", "detail"}
+        not isinstance(media, dict)
+        or not isinstance(media.get("url"), str)
+        or not media.keys() <= {"url", "detail"}
     ):
         raise Refusal(400, f'{kind} is {{"url": "data:{MEDIA[kind]}/...;base64,..."}}')
-    scheme = holder["url"][:8].partition(":")[0].lower()
+    _check_url(kind, media["url"])
+    return media
+
+
+def _check_url(kind: str, url: str) -> None:
+    scheme = url[:8].partition(":")[0].lower()
     if scheme not in ("data", "http", "https"):
         raise Refusal(
             400,
-            f"{kind}: {scheme or 'such'} addresses are not opened; send a data: URL or a public http(s) address",
+            f"{kind}: {scheme or 'such'} addresses are not opened; "
+            "send a data: URL or a public http(s) URL",
         )
-    if scheme == "data" and (
-        (match := DATA_URL.match(holder["url"])) is None or match[1].lower() != MEDIA[kind]
-    ):
-        raise Refusal(400, f"{kind}: not a data:{MEDIA[kind]}/...;base64,... URL")
-    return holder
+    if scheme == "data":
+        match = DATA_URL.match(url)
+        if match is None or match[1].lower() != MEDIA[kind]:
+            raise Refusal(400, f"{kind}: not a data:{MEDIA[kind]}/...;base64,... URL")
 
 
 def _with_body(scope: Scope, body: bytes, receive: Receive) -> tuple[Scope, Receive]:
-    """The request with this body. After it, `receive` is the client's again, so that its leaving is seen."""
+    """The request with this body. After the body, `receive` is the client's again, so that a
+    disconnect is noticed."""
     kept = [
         (name, value)
         for name, value in scope["headers"]
         if name.lower() not in (b"content-length", b"transfer-encoding")
     ]
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+    unread = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> dict[str, Any]:
-        return waiting.pop() if waiting else await receive()
+        return unread.pop() if unread else await receive()
 
     return {**scope, "headers": [*kept, (b"content-length", str(len(body)).encode())]}, replay
 
 
 def error_body(status: int, message: str) -> dict[str, Any]:
-    """An error in the form that OpenAI's clients read."""
-    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
-    kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
+    """An error in the form that OpenAI clients read."""
+    types = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+    default = "invalid_request_error" if status < 500 else "server_error"
+    error_type = types.get(status, default)
+    return {"error": {"message": message, "type": error_type, "param": None, "code": status}}
 
 
 async def refuse(refusal: Refusal, send: Send) -> None:

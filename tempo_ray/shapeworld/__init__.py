@@ -1,1 +1,1 @@
-"""The embedded default: drawn videos with known stories, and tiny Video LLMs that can tell them."""
+"""The embedded default: drawn videos with known stories, and tiny Video LLMs trained on them."""

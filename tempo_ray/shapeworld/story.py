@@ -1,4 +1,7 @@
-"""Seeds -> stories: ordered lists of events, each one shape doing one thing before one background."""
+"""Seeds -> stories: ordered events, each a shape that does one thing in front of one background.
+
+Tested in tests/shapeworld/test_language.py.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 Split = Literal["train", "heldout", "test"]
+Action = Literal["moves", "grows", "shrinks", "spins", "appears", "vanishes", "turns"]
 
 COLORS = {
     "red": (225, 40, 40),
@@ -17,19 +21,22 @@ COLORS = {
     "orange": (250, 140, 30),
     "white": (245, 245, 245),
 }
+"""Name -> RGB."""
 SHAPES = ("circle", "square", "triangle", "cross")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-SPEEDS = {"slowly": 0.18, "quickly": 0.5}  # share of the frame's side crossed in the shot
+SPEEDS = {"slowly": 0.18, "quickly": 0.5}
+"""Name -> share of the frame's side that is crossed during the shot."""
 BACKGROUNDS = tuple((hue, pattern) for pattern in range(3) for hue in range(6))
 
 
 @dataclass(frozen=True)
 class Event:
-    """One shape doing one thing. `detail` is the direction, or the colour it turns to; `speed` belongs to moves."""
+    """A shape doing one thing. `detail` is the direction, or the colour that it turns; `speed` is
+    that of a move."""
 
     color: str
     shape: str
-    action: Literal["moves", "grows", "shrinks", "spins", "appears", "vanishes", "turns"]
+    action: Action
     detail: str = ""
     speed: str = ""
 
@@ -49,13 +56,17 @@ class Event:
 
 @dataclass(frozen=True)
 class Shot:
-    """An event, where and before what it is drawn, and how long it lasts."""
+    """An event, where and in front of what it is drawn, and for how long."""
 
     event: Event
-    background: tuple[int, int]  # hue, pattern
-    x: float  # where the shape is in the middle of the shot, as a share of the frame
+    background: tuple[int, int]
+    """Hue and pattern."""
+    x: float
+    """Centre of the shape in the middle of the shot, as a share of the frame's width."""
     y: float
-    size: float  # radius as a share of the shorter side
+    """The same of its height."""
+    size: float
+    """Radius as a share of the frame's shorter side."""
     seconds: float
 
 
@@ -73,47 +84,48 @@ class Story:
 
     @property
     def split(self) -> Split:
-        """One story in ten is for testing, one in ten held out: by the hash of its events, so no two splits share one."""
+        """The hash of its events decides, so that no story is in two splits: one in ten is for
+        testing, one in ten is held out."""
         text = "; ".join(event.text() for event in self.events)
         bucket = hashlib.sha256(text.encode()).digest()[0] % 10
-        return "test" if bucket == 0 else "heldout" if bucket == 1 else "train"
+        if bucket == 0:
+            return "test"
+        return "heldout" if bucket == 1 else "train"
 
 
 def draw_event(rng: np.random.Generator, color: str, shape: str) -> Event:
-    actions = ["moves", "moves", "moves", "grows", "shrinks", "appears", "vanishes", "turns"]
+    actions: list[Action] = ["moves", "moves", "moves"]
+    actions += ["grows", "shrinks", "appears", "vanishes", "turns"]
     if shape != "circle":
-        actions.append("spins")  # nobody sees a circle spin
-    action = str(rng.choice(actions))
+        actions.append("spins")  # a circle cannot be seen to spin
+    action = actions[int(rng.choice(len(actions)))]
     if action == "moves":
-        return Event(
-            color, shape, "moves", str(rng.choice(list(DIRECTIONS))), str(rng.choice(list(SPEEDS)))
-        )
+        direction = str(rng.choice(list(DIRECTIONS)))
+        return Event(color, shape, "moves", direction, str(rng.choice(list(SPEEDS))))
     if action == "turns":
-        return Event(
-            color, shape, "turns", str(rng.choice([name for name in COLORS if name != color]))
-        )
-    return Event(color, shape, action)  # type: ignore[arg-type]
+        new_color = str(rng.choice([name for name in COLORS if name != color]))
+        return Event(color, shape, "turns", new_color)
+    return Event(color, shape, action)
 
 
 def draw_story(
     rng: np.random.Generator, shots: int, seconds: tuple[float, float] = (1.0, 1.0)
 ) -> Story:
-    """`shots` events; no thing (colour and shape) and no background comes twice before all have come."""
+    """A story of `shots` events, each lasting between the two numbers of `seconds`.
+
+    No thing (colour and shape) and no background recurs before all have occurred.
+    """
     things = [(color, shape) for color in COLORS for shape in SHAPES]
-    thing_order = np.concatenate(
-        [rng.permutation(len(things)) for _ in range(-(-shots // len(things)))]
-    )
-    background_order = np.concatenate(
-        [rng.permutation(len(BACKGROUNDS)) for _ in range(-(-shots // len(BACKGROUNDS)))]
-    )
+    thing_order = _shuffled_rounds(rng, len(things), shots)
+    background_order = _shuffled_rounds(rng, len(BACKGROUNDS), shots)
     drawn = []
-    for index in range(shots):
-        event = draw_event(rng, *things[thing_order[index]])
+    for thing, background in zip(thing_order[:shots], background_order[:shots], strict=True):
+        event = draw_event(rng, *things[thing])
         dx, dy = DIRECTIONS.get(event.detail, (0, 0))
         drawn.append(
             Shot(
                 event,
-                BACKGROUNDS[background_order[index]],
+                BACKGROUNDS[background],
                 x=float(0.5 if dx else rng.uniform(0.35, 0.65)),
                 y=float(0.5 if dy else rng.uniform(0.35, 0.65)),
                 size=float(rng.uniform(0.2, 0.24)),
@@ -121,6 +133,12 @@ def draw_story(
             )
         )
     return Story(tuple(drawn))
+
+
+def _shuffled_rounds(rng: np.random.Generator, items: int, count: int) -> list[int]:
+    """At least `count` numbers below `items`: one shuffled round of all after the other."""
+    rounds = -(-count // items)
+    return [int(item) for _ in range(rounds) for item in rng.permutation(items)]
 
 
 def draw_split(

@@ -1,15 +1,16 @@
-"""Groups packed into one row -> who may look at whom, and attention that computes little else.
+"""Packed rows -> which token attends to which, and attention that computes little else.
 
-A token sees what stands before it in its group's prompt and in its own segment, itself included. No answer sees another
-answer, and no group another group. Two ways to compute the same: `sdpa` splits every group into its prompt, which is plain
-causal attention, and its answers, a boolean mask of answers x group; `flex` gives the whole row to FlexAttention, which skips
-the blocks that are empty (arXiv 2412.05496). And the vision tower's attention: window by window, all of one size at once.
+A token attends to what precedes it in its example's prompt and in its own segment, itself included:
+no answer attends to another answer, and no example to another example. Two ways to compute it.
+`sdpa` splits every example into its prompt, which is plain causal attention, and its answers, with
+a boolean mask of answers x example. `flex` gives the whole row to FlexAttention, which skips empty
+blocks (arXiv 2412.05496). Also here: the vision tower's windowed attention.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,71 +20,83 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 PROMPT = 0
+"""The segment of what all answers of an example share."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """One group's tokens in the row: [start, answers) are its prompt, [answers, end) its answers."""
+    """One example in the row: [start, answers) is its prompt, [answers, end) its answers."""
 
     start: int
     answers: int
     end: int
-    mask: Bool[Tensor, "answers group"]
-    """May this answer token attend to that token of the group?"""
+    mask: Bool[Tensor, "answers tokens"]
+    """Whether an answer token (first axis) attends to a token of the example."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A row of packed groups. `groups` has the number of each token's group; `segments` 0 in its prompt, k in its k-th answer."""
+    """A row of packed examples: for each token the number of its example, and its segment, which is
+    0 in the example's prompt and k in its k-th answer."""
 
-    groups: Int[Tensor, "tokens"]
+    examples: Int[Tensor, "tokens"]
     segments: Int[Tensor, "tokens"]
     spans: tuple[Span, ...]
     blocks: BlockMask | None = None
-    """What FlexAttention needs, where it is used."""
+    """FlexAttention's mask; None for SDPA."""
 
     def to(self, device: torch.device) -> "Layout":
         spans = tuple(replace(span, mask=span.mask.to(device)) for span in self.spans)
         return replace(
-            self, groups=self.groups.to(device), segments=self.segments.to(device), spans=spans
+            self,
+            examples=self.examples.to(device),
+            segments=self.segments.to(device),
+            spans=spans,
         )
 
     def for_flex(self, compiled: bool = True) -> "Layout":
-        """With its block mask, on the device where it is; compiled, no (tokens, tokens) mask is ever held. FlexAttention needs
-        nothing else."""
-        make = _compiled(create_block_mask) if compiled else create_block_mask
-        tokens = len(self.groups)
-        blocks = make(may_attend(self), None, None, tokens, tokens, device=str(self.groups.device))
+        """The layout for FlexAttention: with a block mask on the tensors' device, without spans.
+
+        Compiled, no (tokens, tokens) mask is ever materialised.
+        """
+        make_mask = _compiled(create_block_mask) if compiled else create_block_mask
+        tokens = len(self.examples)
+        device = str(self.examples.device)
+        blocks = make_mask(mask_of(self), None, None, tokens, tokens, device=device)
         return replace(self, blocks=blocks, spans=())
 
 
-def may_attend(layout: Layout) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def mask_of(layout: Layout) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """FlexAttention's `mask_mod` of a row."""
-    groups, segments = layout.groups, layout.segments
+    examples, segments = layout.examples, layout.segments
 
-    def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        mine = (segments[key] == PROMPT) | (segments[key] == segments[query])
-        return (key <= query) & (groups[key] == groups[query]) & mine
+    @no_type_check  # torch.compile traces it, and would trace the checks of tests too
+    def attends(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        in_segment = (segments[key] == PROMPT) | (segments[key] == segments[query])
+        return (key <= query) & (examples[key] == examples[query]) & in_segment
 
-    return allowed
-
-
-def make_layout(segments: list[Int[Tensor, "tokens"]]) -> Layout:
-    """The segment numbers of each group, prompt first and answers in order -> their layout side by side."""
-    groups = torch.cat([torch.full_like(one, number) for number, one in enumerate(segments)])
-    spans, start = [], 0
-    for one in segments:
-        prompt = int((one == PROMPT).sum())
-        spans.append(Span(start, start + prompt, start + len(one), visible(one, prompt)))
-        start += len(one)
-    return Layout(groups, torch.cat(segments), tuple(spans))
+    mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = attends
+    return mask_mod
 
 
-def visible(segments: Int[Tensor, "tokens"], first: int) -> Bool[Tensor, "answers tokens"]:
-    """The segments of one group -> may the query (first axis, from its `first` token on) attend to the key?"""
+def make_layout(segments: Sequence[Int[Tensor, "_tokens"]]) -> Layout:
+    """The segments of each example, prompt first and answers in order -> their layout in a row."""
+    examples = [torch.full_like(tokens, number) for number, tokens in enumerate(segments)]
+    spans = []
+    start = 0
+    for tokens in segments:
+        prompt = int((tokens == PROMPT).sum())
+        spans.append(Span(start, start + prompt, start + len(tokens), answer_mask(tokens, prompt)))
+        start += len(tokens)
+    return Layout(torch.cat(examples), torch.cat(list(segments)), tuple(spans))
+
+
+def answer_mask(segments: Int[Tensor, "tokens"], first: int) -> Bool[Tensor, "answers tokens"]:
+    """The segments of an example -> whether a query (first axis, from `first` on) sees a key."""
     places = torch.arange(len(segments))
     causal = places[first:, None] >= places[None, :]
-    return causal & ((segments == PROMPT)[None, :] | (segments[first:, None] == segments[None, :]))
+    in_prompt = (segments == PROMPT)[None, :]
+    return causal & (in_prompt | (segments[first:, None] == segments[None, :]))
 
 
 def packed_sdpa(
@@ -97,7 +110,11 @@ def packed_sdpa(
     layout: Layout | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "1 tokens heads size"], None]:
-    """transformers' attention interface; `layout` is handed down from the model's keyword arguments."""
+    """transformers' attention interface; `layout` is a keyword argument of the model's call.
+
+    Raises:
+        ValueError: no layout.
+    """
     if layout is None:
         raise ValueError(
             "packed attention needs the layout of the row: call the model with layout="
@@ -107,14 +124,12 @@ def packed_sdpa(
         "dropout_p": dropout,
         "enable_gqa": query.shape[1] != key.shape[1],
     }
-    parts = []
+    outputs = []
     for span in layout.spans:
-        prompt, answers, group = (
-            slice(span.start, span.answers),
-            slice(span.answers, span.end),
-            slice(span.start, span.end),
-        )
-        parts.append(
+        prompt = slice(span.start, span.answers)
+        answers = slice(span.answers, span.end)
+        whole = slice(span.start, span.end)
+        outputs.append(
             scaled_dot_product_attention(
                 query[:, :, prompt],
                 key[:, :, prompt],
@@ -123,22 +138,22 @@ def packed_sdpa(
                 **shared,
             )
         )
-        parts.append(
+        outputs.append(
             scaled_dot_product_attention(
-                query[:, :, answers], key[:, :, group], value[:, :, group], span.mask, **shared
+                query[:, :, answers], key[:, :, whole], value[:, :, whole], span.mask, **shared
             )
         )
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
 @cache
 def _compiled(
     function: Callable[..., Any], backend: str | Callable[..., Any] = "inductor"
 ) -> Callable[..., Any]:
-    """Compiled when it is first wanted: readying torch.compile takes seconds, which a CPU need not spend.
+    """Compiled on first use: setting up torch.compile takes seconds that a CPU run need not spend.
 
-    Rows differ in length: compiled for any, or each would be compiled anew up to a limit, behind which torch would compute
-    the whole tokens x tokens matrix. Whole graphs have it raise an error there.
+    Rows differ in length: without `dynamic` each length would be compiled up to a limit, past which
+    torch would compute the whole tokens x tokens matrix. `fullgraph` raises an error instead.
     """
     return torch.compile(function, dynamic=True, fullgraph=True, backend=backend)
 
@@ -153,13 +168,17 @@ def packed_flex(
     layout: Layout | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "1 tokens heads size"], None]:
-    """The same through FlexAttention's kernel, compiled on first use. It has no dropout, and on a CPU no backward."""
+    """The same by FlexAttention's kernel, which has no dropout, and no backward pass on a CPU.
+
+    Raises:
+        ValueError: no layout, or not one of `Layout.for_flex`.
+    """
     if layout is None or layout.blocks is None:
         raise ValueError(
-            "packed attention needs the layout of the row, made by Layout.for_flex: call the model with layout="
+            "packed attention needs the layout of the row, made by Layout.for_flex: call the model "
+            "with layout="
         )
-    flex = _compiled(flex_attention)
-    found = flex(
+    output = _compiled(flex_attention)(
         query,
         key,
         value,
@@ -167,12 +186,13 @@ def packed_flex(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return found.transpose(1, 2).contiguous(), None
+    return output.transpose(1, 2).contiguous(), None
 
 
 @lru_cache(maxsize=4)
-def _windows(bounds: Int[Tensor, "windows+1"]) -> tuple[Int[Tensor, "windows size"], ...]:
-    """The patches of each window, windows of one size together; found once for all layers, which hand on the same tensor."""
+def _windows(bounds: Int[Tensor, "bounds"]) -> tuple[Int[Tensor, "_windows _size"], ...]:
+    """The patches of each window, a tensor per window size. Computed once for all layers, which
+    pass the same tensor."""
     sizes = bounds.diff()
     return tuple(
         bounds[:-1][sizes == size, None] + torch.arange(size, device=bounds.device)
@@ -189,36 +209,41 @@ def windowed_sdpa(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    cu_seq_lens_q: Int[Tensor, "windows+1"] | None = None,
+    cu_seq_lens_q: Int[Tensor, "bounds"] | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "1 patches heads size"], None]:
-    """Full attention in each of the windows that the bounds name: one call for all windows of a size. transformers' own makes
-    one call a window: 25,000 for 10,800 tokens of video in a 7B."""
+    """Full attention within each window between two bounds: one call for all windows of a size.
+
+    transformers' own makes one call per window: 25,000 for 10,800 tokens of video in a 7B model.
+    """
     assert cu_seq_lens_q is not None
     windows = _windows(cu_seq_lens_q)
-    found = torch.empty_like(query[0].transpose(0, 1))
-    for places in windows:
-        # frames of one size are whole slices of the row
-        parts = [
-            one[0].unflatten(1, places.shape) if len(windows) == 1 else one[0][:, places]
-            for one in (query, key, value)
-        ]
-        queries, keys, values = (part.transpose(0, 1) for part in parts)
-        inside = scaled_dot_product_attention(
-            queries, keys, values, scale=scaling, dropout_p=dropout
-        ).transpose(1, 2)
-        if len(windows) == 1:
-            return inside.flatten(0, 1)[None], None
-        found[places] = inside
-    return found[None], None
+    if len(windows) == 1:  # frames of one size: the windows are consecutive slices of the row
+        inputs = [tensor[0].unflatten(1, windows[0].shape) for tensor in (query, key, value)]
+        return _attend_in_windows(inputs, scaling, dropout).flatten(0, 1)[None], None
+    output = torch.empty_like(query[0].transpose(0, 1))
+    for patches in windows:
+        inputs = [tensor[0][:, patches] for tensor in (query, key, value)]
+        output[patches] = _attend_in_windows(inputs, scaling, dropout)
+    return output[None], None
 
 
-PACKED_SDPA, PACKED_FLEX, WINDOWED = (
-    "tempo_ray_packed_sdpa",
-    "tempo_ray_packed_flex",
-    "tempo_ray_windowed_flash",
-)
-"""The names under which transformers finds them. It hands window bounds only to what has `flash` in its name."""
+def _attend_in_windows(
+    inputs: Sequence[Float[Tensor, "heads windows window size"]],
+    scaling: float | None,
+    dropout: float,
+) -> Float[Tensor, "windows window heads size"]:
+    """`inputs` are query, key and value."""
+    query, key, value = (tensor.transpose(0, 1) for tensor in inputs)
+    return scaled_dot_product_attention(
+        query, key, value, scale=scaling, dropout_p=dropout
+    ).transpose(1, 2)
+
+
+# transformers passes window bounds only to implementations with `flash` in their name
+PACKED_SDPA = "tempo_ray_packed_sdpa"
+PACKED_FLEX = "tempo_ray_packed_flex"
+WINDOWED = "tempo_ray_windowed_flash"
 AttentionInterface.register(PACKED_SDPA, packed_sdpa)
 AttentionInterface.register(PACKED_FLEX, packed_flex)
 AttentionInterface.register(WINDOWED, windowed_sdpa)
@@ -226,10 +251,10 @@ _PACKED = {"sdpa": PACKED_SDPA, "flex": PACKED_FLEX}
 
 
 def use_packed_attention(model: PreTrainedModel, kind: str) -> PreTrainedModel:
-    """Has the model attend to packed rows by `sdpa` or `flex`, and its vision tower window by window."""
+    """Sets packed attention by `sdpa` or `flex`, and windowed attention in the vision tower."""
     model.set_attn_implementation(
         {"": "sdpa", "vision_config": "sdpa", "text_config": _PACKED[kind]}
     )
-    # not through set_attn_implementation: for such a name it would look for a flash-attention package
+    # not by set_attn_implementation: it would look for a flash-attention package for such a name
     model.model.visual.config._attn_implementation = WINDOWED
     return model

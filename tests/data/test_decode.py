@@ -1,4 +1,5 @@
-"""Files of many codecs and containers: every frame small, some frames at full size, and the two readers' agreement."""
+"""Files of many codecs and containers: all frames small, some at full size; and how far the two
+readers agree."""
 
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from tempo_ray.config import DecodeConfig, FramesConfig
-from tempo_ray.data.decode import Source, decoder_of, fit, frames_at, opened, reading
+from tempo_ray.data.decode import Source, decoder_of, fit, frames_at, open_source, open_video
 from tempo_ray.models.frames import UnreadableVideo, read_frames
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
@@ -20,8 +21,8 @@ CONFIG = DecodeConfig()
 
 
 def all_small(source: Source, config: DecodeConfig = CONFIG) -> tuple[np.ndarray, list[float]]:
-    with reading(source) as opened_video:
-        return np.concatenate(list(opened_video.small(config))), opened_video.times
+    with open_video(source) as video:
+        return np.concatenate(list(video.small_frames(config))), video.times
 
 
 @pytest.fixture
@@ -30,61 +31,59 @@ def video(tmp_path: Path) -> str:
     return str(tmp_path / "v.mp4")
 
 
-def test_every_frame_comes_once_in_chunks(video: str) -> None:
-    with reading(video) as file:
-        known = file.known
-        assert (known.frames, known.seconds, known.fps, known.width, known.height) == (
-            96,
-            4.0,
-            24.0,
-            64,
-            64,
-        )
-        chunks = list(file.small(DecodeConfig(chunk_frames=7, short_side=32)))
+def test_every_frame_comes_once_and_in_chunks(video: str) -> None:
+    with open_video(video) as file:
+        probe = file.probe
+        assert (probe.frames, probe.seconds, probe.fps) == (96, 4.0, 24.0)
+        assert (probe.width, probe.height) == (64, 64)
+        chunks = list(file.small_frames(DecodeConfig(chunk_frames=7, short_side=32)))
         assert np.allclose(file.times, np.arange(96) / 24)
         assert decoder_of(video, file.times) == "decord"
     assert [len(chunk) for chunk in chunks] == [7] * 13 + [5]
     assert {chunk.shape[1:] for chunk in chunks} == {(32, 32, 3)}
-    with reading(video) as file:
-        assert sum(len(chunk) for chunk in file.small(CONFIG, most=10)) == 10
+    with open_video(video) as file:
+        assert sum(len(chunk) for chunk in file.small_frames(CONFIG, max_frames=10)) == 10
 
 
 @pytest.mark.skipif(not REAL, reason="the folder of real videos is not beside the checkout")
 @pytest.mark.parametrize("file", REAL, ids=lambda file: file.name)
 def test_real_files(file: Path) -> None:
-    """Every file gives frames; where decord is named, it gives the very frames that PyAV gives under the same numbers."""
-    with opened(str(file)) as source:
+    """Every file gives frames; where decord is chosen, it gives the same frames as PyAV under the
+    same numbers."""
+    with open_source(str(file)) as source:
         small, times = all_small(source)
-        with reading(source) as again:
-            known = again.known
+        with open_video(source) as again:
+            probe = again.probe
         assert len(small) == len(times) > 0
         decoder = decoder_of(source, times)
         wanted = np.random.default_rng(0).permutation(len(times))[:12].tolist()
-        ours = frames_at(source, "pyav", wanted, 10**7)
-        assert sorted(ours) == sorted(wanted)
-        assert {frame.shape for frame in ours.values()} == {(known.height, known.width, 3)}
+        by_pyav = frames_at(source, "pyav", wanted, 10**7)
+        assert sorted(by_pyav) == sorted(wanted)
+        assert {frame.shape for frame in by_pyav.values()} == {(probe.height, probe.width, 3)}
         assert (decoder == "pyav") == (file.name in PYAV_ONLY)
         if decoder == "decord":
-            theirs = frames_at(source, "decord", wanted, 10**7)
-            # of 10-bit colours their versions of FFmpeg make other 8-bit ones; all else is equal to the bit
-            apart = max(np.abs(ours[index].astype(int) - theirs[index]).mean() for index in wanted)
+            by_decord = frames_at(source, "decord", wanted, 10**7)
+            # they round 10-bit colours differently; all else is equal to the bit
+            apart = max(
+                np.abs(by_pyav[index].astype(int) - by_decord[index]).mean() for index in wanted
+            )
             assert apart < 3 if "10bit" in file.name else apart == 0
     for index in wanted:  # the small frame is the same picture
-        upright = fit(ours[index], small.shape[1] * small.shape[2])
+        upright = fit(by_pyav[index], small.shape[1] * small.shape[2])
         assert np.abs(upright.mean((0, 1)) - small[index].mean((0, 1))[::-1]).max() < 6
 
 
 @pytest.mark.skipif(not REAL, reason="the folder of real videos is not beside the checkout")
-def test_a_turned_video_is_upright_everywhere() -> None:
+def test_a_rotated_video_is_upright_everywhere() -> None:
     uri = str(SHARED / "nasa_13013_rotated.mp4")
-    with reading(uri) as file:
-        assert (file.known.width, file.known.height) == (270, 480)
+    with open_video(uri) as file:
+        assert (file.probe.width, file.probe.height) == (270, 480)
     assert all_small(uri)[0].shape[1:] == (114, 64, 3)
     assert read_frames(uri, FramesConfig(), "qwen2_5_vl").pixels.shape[1:] == (480, 270, 3)
 
 
-def test_a_frame_rate_that_varies(tmp_path: Path) -> None:
-    """Frames are counted one by one, by both readers, whenever they are shown."""
+def test_a_variable_frame_rate(tmp_path: Path) -> None:
+    """Both readers count the frames one by one, whatever their times."""
     shown = [0, 1, 2, 10, 11, 30, 31, 32, 33, 60]
     with av.open(str(tmp_path / "v.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=30)
@@ -106,19 +105,19 @@ def test_a_frame_rate_that_varies(tmp_path: Path) -> None:
         assert abs(frame.mean() - 120) < 4
 
 
-def test_less_than_announced_is_no_whole_video(tmp_path: Path) -> None:
-    """The index of this file stands at its head, so that it opens however much of its tail is missing."""
+def test_a_video_that_holds_less_than_announced_is_unreadable(tmp_path: Path) -> None:
+    """The index of this file is at its head, so that it opens however little of it is left."""
     horrors.encode(
         tmp_path / "v.mp4", horrors.shots(5, 48, 64, 64), options={"movflags": "faststart"}
     )
     whole = (tmp_path / "v.mp4").read_bytes()
-    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 6 // 10])
-    uri = str(tmp_path / "cut.mp4")
+    (tmp_path / "truncated.mp4").write_bytes(whole[: len(whole) * 6 // 10])
+    uri = str(tmp_path / "truncated.mp4")
     with pytest.raises(UnreadableVideo, match=r"announced|cannot be decoded to its end"):
         all_small(uri)
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
-def test_a_frame_that_is_not_there(video: str, decoder: str) -> None:
+def test_a_missing_frame_is_named(video: str, decoder: str) -> None:
     with pytest.raises(UnreadableVideo, match="frame 96 is announced and not there"):
         frames_at(video, decoder, [0, 96], 10**6)

@@ -1,4 +1,4 @@
-"""A child process that crashes, hangs or swells costs one call."""
+"""A child process that crashes, hangs or runs out of memory costs one call."""
 
 import ctypes
 import os
@@ -7,7 +7,6 @@ import time
 import pytest
 
 from tempo_ray.data.isolate import Crashed, Isolated, Limits, TookTooLong
-from tempo_ray.retry import Passing, patiently
 
 
 def misbehave(how: str) -> int:
@@ -31,7 +30,7 @@ def isolated() -> Isolated:
     ("how", "message"),
     [("segfault", "SIGSEGV"), ("hang", "longer than 3 s"), ("swell", "more than 1.1 GB of memory")],
 )
-def test_a_bad_call_is_told_and_the_next_one_works(
+def test_a_bad_call_raises_and_the_next_one_works(
     isolated: Isolated, how: str, message: str
 ) -> None:
     assert isolated(misbehave, "work") != os.getpid()
@@ -43,30 +42,12 @@ def test_a_bad_call_is_told_and_the_next_one_works(
 def test_errors_of_the_function_pass_through(isolated: Isolated) -> None:
     before = isolated(misbehave, "work")
     with pytest.raises(KeyError, match="mine"):
-        isolated(misbehave, "raise")
+        isolated(misbehave, how="raise")
     assert isolated(misbehave, "work") == before
 
 
-def test_a_process_that_was_ended_from_outside_is_started_again(isolated: Isolated) -> None:
+def test_a_process_that_was_killed_from_outside_is_restarted(isolated: Isolated) -> None:
     before = isolated(misbehave, "work")
     os.kill(before, 9)
     time.sleep(0.2)
     assert isolated(misbehave, "work") != before
-
-
-def test_patience() -> None:
-    pauses: list[float] = []
-    left = [OSError("no"), OSError("no")]
-
-    def call() -> str:
-        if left:
-            raise left.pop()
-        return "made"
-
-    assert patiently(call, 3, OSError, pauses=pauses.append) == "made"
-    assert 0.5 <= pauses[0] <= 1.0 <= pauses[1] <= 2.0
-    left.extend([OSError("no"), OSError("still no")])
-    with pytest.raises(Passing, match="OSError: no"):
-        patiently(call, 2, OSError, pauses=pauses.append)
-    with pytest.raises(KeyError):
-        patiently(lambda: {}["x"], 3, OSError, pauses=pauses.append)

@@ -1,41 +1,53 @@
-"""A run directory after a run that died, brought into step."""
+"""The operators on tables of a few rows. The chain on Ray is in tests/integration."""
 
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
+import ray
 
-from tempo_ray.data.pipeline import settled
-from tempo_ray.paths import RunPaths
+from tempo_ray import schema
+from tempo_ray.config import GeneratePairsConfig, PoolConfig, RespondConfig, VideosConfig
+from tempo_ray.data.pipeline import MakePairs, actor_pool, set_transient_aside
+from tempo_ray.data.prompts import SHAPEWORLD
+from tempo_ray.data.tables import records_of, table_of
+from tempo_ray.records import Pair, TransientFailure
+from tests.data.rows import answer, kept_video
 
 
-def write(file: Path, *ids: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"video_id": list(ids)}), file)
-
-
-def test_what_a_dead_run_left_in_a_commit(tmp_path: Path) -> None:
-    paths = RunPaths(str(tmp_path))
-    answers, ledger = Path(paths.answers), Path(paths.ledger)
-    for name, ids in (("one_000", ("a", "b")), ("two_000", ("c",)), ("three_000", ("d",))):
-        write(ledger / f"{name}.parquet", *ids)
-        write(answers / f"{name}_000000-0.parquet", *ids)
-    write(
-        ledger / "three_000.pending.parquet", "d"
-    )  # the rename of a bucket: copied and not yet deleted
-    write(ledger / "four_000.pending.parquet", "e")
-    (answers / "four_000_000000-0.parquet").write_bytes(b"PAR1 torn")
-    write(ledger / "five_000.pending.parquet", "f")  # before its rows were written
-    assert settled(paths) == 4
-    assert sorted(file.name for file in answers.iterdir()) == [
-        f"{name}_000_000000-0.parquet" for name in ("one", "three", "two")
+def test_make_pairs_on_two_rows() -> None:
+    config = GeneratePairsConfig(
+        run="r",
+        videos=VideosConfig(input="in"),
+        respond=RespondConfig(model="builtin:qwen2_5_vl"),
+    )
+    rows = [
+        kept_video(answer("clean", "a b c"), answer("shuffle", "c b a")),
+        kept_video(video_id="b", status="dropped", reason="too few shots (3 < 4)"),
     ]
-    (one,) = ledger.iterdir()
-    assert sorted(pq.read_table(one)["video_id"].to_pylist()) == ["a", "b", "c", "d"]
-    assert ds.dataset(answers, format="parquet").count_rows() == 4
-    assert settled(paths) == 4
+    table = MakePairs(config)(table_of(rows, schema.VIDEO_ANSWERS))
+    (pair,) = records_of(Pair, table)
+    assert (pair.video_id, pair.pairs_config_hash) == ("v", config.hash())
+    assert pair.prompt in SHAPEWORLD.describe
+    assert table.schema.equals(
+        schema.with_metadata(schema.PAIR, config.hash()), check_metadata=True
+    )
 
 
-def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
-    assert settled(RunPaths(str(tmp_path / "none"))) == 0
+def test_transient_failures_are_set_aside_and_the_rest_stays(tmp_path: Path) -> None:
+    folder = str(tmp_path / "failures")
+    assert set_transient_aside([kept_video()], folder) == [kept_video()]
+    assert not Path(folder).exists()
+    failure = TransientFailure("t", "t.mp4", "open", "OSError: no")
+    assert set_transient_aside([failure, kept_video()], folder) == [kept_video()]
+    table = ds.dataset(folder, format="parquet").to_table()
+    assert records_of(TransientFailure, table) == [failure]
+
+
+def test_an_actor_pool_takes_its_sizes_from_the_config() -> None:
+    pool = PoolConfig(min_size=2, max_size=3, cpus=1.5, gpus=0.5, batch_rows=7)
+    arguments = actor_pool(pool, batches_in_flight=4)
+    assert (arguments["batch_size"], arguments["num_cpus"], arguments["num_gpus"]) == (7, 1.5, 0.5)
+    compute = arguments["compute"]
+    assert isinstance(compute, ray.data.ActorPoolStrategy)
+    assert (compute.min_size, compute.max_size) == (2, 3)
+    assert compute.max_concurrent_calls_per_actor == 4

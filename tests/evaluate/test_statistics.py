@@ -3,23 +3,22 @@ import math
 import numpy as np
 import pytest
 
-from tempo_ray.evaluate.statistics import bootstrap_interval, compare, mcnemar, wilson
+from tempo_ray.evaluate.statistics import bootstrap_interval, compare, mcnemar, wilson_interval
 
 
 def test_wilson_by_hand():
     # 8 of 10: center (0.8 + 1.9600^2/20) / (1 + 1.9600^2/10) = 0.71674, half width 0.22657
-    accuracy = wilson(8, 10)
-    assert accuracy.value == 0.8
-    assert accuracy.low == pytest.approx(0.4902, abs=1e-4)
-    assert accuracy.high == pytest.approx(0.9433, abs=1e-4)
+    low, high = wilson_interval(8, 10)
+    assert low == pytest.approx(0.4902, abs=1e-4)
+    assert high == pytest.approx(0.9433, abs=1e-4)
 
 
 def test_wilson_stays_within_zero_and_one():
-    none, every = wilson(0, 5), wilson(5, 5)
-    assert (none.low, every.high) == (0.0, 1.0)
+    none_right, all_right = wilson_interval(0, 5), wilson_interval(5, 5)
+    assert (none_right[0], all_right[1]) == (0.0, 1.0)
     # 0 of n: the upper end is z^2 / (n + z^2)
-    assert none.high == pytest.approx(3.8415 / 8.8415, abs=1e-4)
-    assert every.low == pytest.approx(1 - none.high)
+    assert none_right[1] == pytest.approx(3.8415 / 8.8415, abs=1e-4)
+    assert all_right[0] == pytest.approx(1 - none_right[1])
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def test_bootstrap_of_independent_questions_is_near_the_normal_interval():
 
 
 def test_bootstrap_draws_videos_not_questions():
-    # 20 videos of 10 questions, all of a video alike: the 200 questions hold 20 facts, and the interval is that of 20
+    # 20 videos of 10 questions, all of a video alike: 200 questions with the interval of 20
     differences = np.repeat([1.0] * 6 + [0.0] * 10 + [-1.0] * 4, 10)
     clustered = bootstrap_interval(differences, np.repeat(np.arange(20), 10), 20_000, seed=0)
     twenty = bootstrap_interval(differences[::10], np.arange(20), 20_000, seed=0)
@@ -60,7 +59,8 @@ def test_bootstrap_draws_videos_not_questions():
 
 
 def test_bootstrap_weighs_videos_by_their_questions():
-    # two videos, of 1 and 3 questions: the draws are both first (1.0), both second (0.0), and one of each (1/4)
+    # two videos, of 1 and 3 questions: a draw is the first twice (1.0), the second twice (0.0), or
+    # one of each (1/4)
     low, high = bootstrap_interval(
         np.array([1.0, 0.0, 0.0, 0.0]), np.array([0, 1, 1, 1]), 1000, seed=1
     )
@@ -74,13 +74,13 @@ def test_bootstrap_is_seeded():
     )
 
 
-def test_bootstrap_in_steps_is_the_same_number_of_draws():
+def test_bootstrap_in_several_chunks_makes_every_draw():
     differences = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], size=3000)
-    low, high = bootstrap_interval(differences, np.arange(3000), 2500, seed=0)  # more than one step
+    low, high = bootstrap_interval(differences, np.arange(3000), 2500, seed=0)  # several chunks
     assert low < differences.mean() < high
 
 
-def test_compare():
+def test_compare_counts_what_only_one_model_answers():
     first = [True, True, False, False, False, False]
     second = [True, False, True, True, True, False]
     difference = compare(first, second, ["a", "a", "b", "b", "c", "c"], 2000, seed=0)
@@ -91,6 +91,6 @@ def test_compare():
     assert difference.low <= difference.difference <= difference.high
 
 
-def test_compare_with_itself_is_nothing():
+def test_a_model_compared_with_itself_does_not_differ():
     same = compare([True, False, True], [True, False, True], ["a", "b", "c"], 100, seed=0)
     assert (same.difference, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)

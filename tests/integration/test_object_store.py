@@ -1,33 +1,30 @@
-"""Videos in a bucket and the run in a bucket: a real S3 server over HTTP, once in order and once failing one request in ten."""
+"""Videos in a bucket and the run in a bucket: a real S3 server over HTTP, once healthy and once
+failing one request in ten.
+"""
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.dataset as ds
 import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from pyarrow import fs
 from werkzeug.serving import make_server
 
-from tempo_ray.shapeworld.render import write_video
-from tempo_ray.shapeworld.story import draw_story
+from tests.integration.jobs import ROOT, kill_group, started_job, wait_until
 
-ROOT = Path(__file__).parents[2]
 VIDEOS = 4
 KEY, SECRET = "AKIDEXAMPLEONLY", "a-secret-that-must-not-be-written"
 
 
 class Store:
-    """A WSGI application in front of moto's; fails every `fail_every`-th request with 503 SlowDown."""
+    """A WSGI application in front of moto's: fails every `fail_every`-th request with 503."""
 
     def __init__(self) -> None:
         self._moto = DomainDispatcherApplication(create_backend_app)
@@ -68,9 +65,7 @@ def store() -> Iterator[tuple[Store, dict[str, str]]]:
 
 
 @pytest.fixture(scope="module")
-def bucket(
-    store: tuple[Store, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
-) -> fs.S3FileSystem:
+def bucket(store: tuple[Store, dict[str, str]], drawn_videos: list[Path]) -> fs.S3FileSystem:
     _, environment = store
     s3 = fs.S3FileSystem(
         access_key=KEY,
@@ -80,11 +75,8 @@ def bucket(
         allow_bucket_creation=True,
     )
     s3.create_dir("films")
-    folder = tmp_path_factory.mktemp("videos")
-    for seed in range(VIDEOS):
-        file = folder / f"{seed}.mp4"
-        write_video(draw_story(np.random.default_rng(seed), 4 + seed % 2), file, 24, 64, 64)
-        with s3.open_output_stream(f"films/in/part {seed % 2}/{file.name}") as out:
+    for number, file in enumerate(drawn_videos[:VIDEOS]):
+        with s3.open_output_stream(f"films/in/part {number % 2}/{file.name}") as out:
             out.write(file.read_bytes())
     with s3.open_output_stream("films/in/broken.mp4") as out:
         out.write(b"no video")
@@ -94,12 +86,12 @@ def bucket(
 Pairs = dict[str, tuple[str, str]]
 
 
-def submitted(run: str, store: tuple[Store, dict[str, str]], bucket: fs.S3FileSystem) -> Pairs:
-    """Runs the job, looks at all it wrote and said, and returns its pairs by id."""
+def generate(run: str, store: tuple[Store, dict[str, str]], bucket: fs.S3FileSystem) -> Pairs:
+    """Runs the job, checks all that it wrote and printed, and returns its pairs by id."""
     _, environment = store
-    command = [sys.executable, "jobs/generate_pairs.py", "--config", "jobs/configs/embedded.yaml"]
+    words = ["--config", "embedded", f"run=s3://{run}", "videos.input=s3://films/in"]
     done = subprocess.run(
-        [*command, f"run=s3://{run}", "videos.input=s3://films/in"],
+        [sys.executable, "jobs/generate_pairs.py", *words],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,
@@ -110,25 +102,15 @@ def submitted(run: str, store: tuple[Store, dict[str, str]], bucket: fs.S3FileSy
     assert done.returncode == 0, done.stderr[-3000:]
     with bucket.open_input_stream(f"{run}/summary/generate_pairs.json") as stream:
         summary = json.loads(stream.read())
-    assert (summary["videos_in"], summary["kept"], summary["dropped"], summary["failed"]) == (
-        VIDEOS + 1,
-        VIDEOS,
-        0,
-        1,
-    )
-    assert summary["to_try_again"] == 0
+    counts = [summary[name] for name in ("videos_in", "kept", "dropped", "failed", "to_retry")]
+    assert counts == [VIDEOS + 1, VIDEOS, 0, 1, 0]
     rows = ds.dataset(f"{run}/answers", filesystem=bucket, format="parquet").to_table().to_pylist()
     assert len({row["video_id"] for row in rows}) == len(rows) == VIDEOS + 1
     pairs = ds.dataset(f"{run}/pairs", filesystem=bucket, format="parquet").to_table().to_pylist()
     assert len(pairs) == summary["pairs"] > 5 * VIDEOS
     assert all(pair["uri"].startswith("s3://films/in/") for pair in pairs)
-    for text in (
-        done.stdout,
-        done.stderr,
-        json.dumps(rows),
-        json.dumps(pairs),
-        json.dumps(summary),
-    ):
+    written = [json.dumps(rows), json.dumps(pairs), json.dumps(summary)]
+    for text in (done.stdout, done.stderr, *written):
         assert SECRET not in text
         assert KEY not in text
     return {pair["pair_id"]: (pair["chosen"], pair["rejected"]) for pair in pairs}
@@ -136,65 +118,49 @@ def submitted(run: str, store: tuple[Store, dict[str, str]], bucket: fs.S3FileSy
 
 @pytest.fixture(scope="module")
 def undisturbed(store: tuple[Store, dict[str, str]], bucket: fs.S3FileSystem) -> Pairs:
-    return submitted("films/run", store, bucket)
+    return generate("films/run", store, bucket)
 
 
-def test_training_in_a_bucket_goes_on_after_a_kill(
+def test_training_in_a_bucket_resumes_after_a_kill(
     store: tuple[Store, dict[str, str]], bucket: fs.S3FileSystem, undisturbed: Pairs, tmp_path: Path
 ) -> None:
-    """Pairs, videos, saves and model in the bucket; the driver and its worker are killed after a save."""
+    """Pairs, videos, checkpoints and model are in the bucket; the driver and its worker are killed
+    after a checkpoint."""
     _, environment = store
-    command = [
-        sys.executable,
-        "jobs/train.py",
+    words = [
         "--config",
-        "jobs/configs/embedded.yaml",
+        "embedded",
         "run=s3://films/run",
         "recipe=align",
-    ]
-    command += [
-        "align.curriculum={order: mixed, epochs: 8}",
-        "align.batch=16",
+        "align.curriculum={schedule: mixed, epochs: 8}",
+        "align.pairs_per_step=16",
         "workers.count=1",
-        "save_every_steps=2",
+        "checkpoint_every_steps=2",
     ]
 
-    def start(log: Path) -> subprocess.Popen[bytes]:
-        with log.open("wb") as out:
-            return subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=os.environ | environment,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def saves() -> list[str]:
-        found = bucket.get_file_info(
-            fs.FileSelector("films/run/train/saves", recursive=True, allow_not_found=True)
+    def checkpoints() -> list[str]:
+        folder = fs.FileSelector(
+            "films/run/train/checkpoints", recursive=True, allow_not_found=True
         )
-        return [info.path for info in found if info.base_name == "save.json"]
+        found = bucket.get_file_info(folder)
+        return [info.path for info in found if info.base_name == "checkpoint.json"]
 
-    process = start(tmp_path / "killed.log")
-    deadline = time.monotonic() + 300
-    while not saves():
-        assert process.poll() is None, (tmp_path / "killed.log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert start(tmp_path / "log").wait(300) == 0, (tmp_path / "log").read_text()
-    said = (tmp_path / "log").read_text()
-    assert "align-mixed  step 1/" not in said
-    assert "align-mixed: done" in said
-    assert saves() == []
+    killed, log = tmp_path / "killed.log", tmp_path / "log"
+    with started_job("train", *words, log=killed, environment=environment) as process:
+        wait_until(checkpoints, process, killed)
+        kill_group(process)
+    with started_job("train", *words, log=log, environment=environment) as process:
+        assert process.wait(300) == 0, log.read_text()
+    printed = log.read_text()
+    assert "align-mixed  step 1/" not in printed
+    assert "align-mixed: done" in printed
+    assert checkpoints() == []
     with bucket.open_input_stream("films/run/stages/align-mixed/stage.json") as stream:
-        facts = json.loads(stream.read())
-    assert facts["pairs"] == len(set(undisturbed.values()))
-    there = {info.base_name for info in bucket.get_file_info(fs.FileSelector("films/run/model"))}
-    assert {"model.safetensors", "README.md", "curves.png", "chat_template.jinja"} <= there
-    for text in (said, (tmp_path / "killed.log").read_text(), json.dumps(facts)):
+        stage = json.loads(stream.read())
+    assert stage["pairs"] == len(set(undisturbed.values()))
+    files = {info.base_name for info in bucket.get_file_info(fs.FileSelector("films/run/model"))}
+    assert {"model.safetensors", "README.md", "curves.png", "chat_template.jinja"} <= files
+    for text in (printed, killed.read_text(), json.dumps(stage)):
         assert SECRET not in text
         assert KEY not in text
 
@@ -204,6 +170,6 @@ def test_a_store_that_fails_one_request_in_ten_changes_nothing(
 ) -> None:
     application, _ = store
     application.fail_every = 10
-    disturbed = submitted("films/run-that-fails", store, bucket)
+    disturbed = generate("films/run-that-fails", store, bucket)
     assert application.failed > 0
     assert disturbed == undisturbed

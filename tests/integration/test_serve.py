@@ -1,4 +1,6 @@
-"""The endpoint, whole: jobs/serve.py on a model with random weights, the openai client, jobs/evaluate.py, and the end of both."""
+"""The whole endpoint: jobs/serve.py with a model of random weights, asked by the openai client and
+by jobs/evaluate.py, until it is stopped.
+"""
 
 import base64
 import json
@@ -56,23 +58,29 @@ def world(tmp_path_factory) -> Path:
         rng = np.random.default_rng(number)
         story = draw_story(rng, 5)
         write_video(story, root / f"videos/{number}.mp4", 24, 64, 64)
-        for index, one in enumerate(language.ask(story, rng, 3, 0.5)):
+        for index, question in enumerate(language.ask(story, rng, 3, 0.5)):
             row = {
                 "question_id": f"{number}-{index}",
                 "video": f"videos/{number}.mp4",
-                "kind": one.kind,
-                "needs": one.needs,
+                "kind": question.kind,
+                "needs": question.needs,
+                "text": question.text,
+                "options": question.options,
+                "answer": question.answer,
             }
-            lines.append(row | {"text": one.text, "options": one.options, "answer": one.answer})
+            lines.append(row)
     (root / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return root
 
 
 @pytest.fixture(scope="module")
 def endpoint(world):
-    """(base URL, the process); ends with SIGTERM, and must end well."""
+    """The base URL; the job is stopped with SIGTERM, and must end well."""
     port = free_port()
-    engine = "{dtype: float32, max_model_len: 2048, max_num_seqs: 8, kv_cache_bytes: 100000000, enforce_eager: true, in_process: true}"
+    engine = (
+        "{dtype: float32, max_model_len: 2048, max_num_seqs: 8, kv_cache_bytes: 100000000, "
+        "enforce_eager: true, in_process: true}"
+    )
     words = [
         f"run={world}/run",
         f"models=[{{name: tiny, path: {world}/model}}]",
@@ -108,8 +116,8 @@ def endpoint(world):
 
 @pytest.fixture
 def client(endpoint):
-    with openai.OpenAI(base_url=endpoint, api_key=TOKEN, max_retries=0, timeout=120) as one:
-        yield one
+    with openai.OpenAI(base_url=endpoint, api_key=TOKEN, max_retries=0, timeout=120) as client:
+        yield client
 
 
 def message(url: str) -> list[dict]:
@@ -122,7 +130,8 @@ def data_url(file: Path) -> str:
 
 
 def test_what_is_served_is_what_is_trained(client, world):
-    """The first token's log-probabilities: through HTTP, vLLM's loader and engine; and through ours and transformers."""
+    """Log-probs of the first token: over HTTP, from vLLM's loader and engine; from ours and
+    transformers."""
     file, path = world / "videos/0.mp4", str(world / "model")
     answer = client.chat.completions.create(
         model="tiny",
@@ -132,7 +141,8 @@ def test_what_is_served_is_what_is_trained(client, world):
         logprobs=True,
         top_logprobs=5,
     )
-    served = [one.logprob for one in answer.choices[0].logprobs.content[0].top_logprobs]
+    top = answer.choices[0].logprobs.content[0].top_logprobs
+    served = [token.logprob for token in top]
     config, processor = load_model_config(path), load_processor(path)
     frames = read_frames(str(file), FRAMES, config.model_type)
     (encoded,) = encode(processor, config, [chat_text(processor, [None, QUESTION])], [[frames]])
@@ -171,8 +181,11 @@ def test_the_endpoint_says_what_it_serves(client):
 
 def test_no_entry_without_the_token(endpoint):
     for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {TOKEN}"}):
-        got = httpx.get(f"{endpoint}/models", headers=header)
-        assert (got.status_code, got.json()["error"]["type"]) == (401, "authentication_error")
+        response = httpx.get(f"{endpoint}/models", headers=header)
+        assert (response.status_code, response.json()["error"]["type"]) == (
+            401,
+            "authentication_error",
+        )
     assert (
         httpx.post(
             f"{endpoint}/chat/completions", json={"model": "tiny", "messages": message("x")}
@@ -192,14 +205,14 @@ def test_no_entry_without_the_token(endpoint):
         "data:video/mp4;base64,AAAA",
     ],
 )
-def test_bad_videos(client, url):
+def test_videos_that_cannot_be_opened_are_refused(client, url):
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="tiny", messages=message(url), max_tokens=1)
     assert caught.value.body["type"] == "invalid_request_error"
     assert "Exception" not in caught.value.body["message"]
 
 
-def test_too_large(client):
+def test_a_request_that_is_too_large_is_refused(client):
     with pytest.raises(openai.APIStatusError) as caught:
         client.chat.completions.create(
             model="tiny", messages=message("data:video/mp4;base64," + "A" * 1_000_000), max_tokens=1
@@ -207,7 +220,7 @@ def test_too_large(client):
     assert caught.value.status_code == 413
 
 
-def test_no_such_model(client):
+def test_a_model_that_is_not_served_is_not_found(client):
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(
             model="other", messages=message("data:video/mp4;base64,AAAA"), max_tokens=1
@@ -223,7 +236,7 @@ def evaluate(world, *words, token=TOKEN):
     )
 
 
-def test_evaluate(endpoint, world):
+def test_evaluate_writes_scores_and_compares_them(endpoint, world):
     run = world / "run"
     words = [
         f"run={run}",
@@ -232,9 +245,9 @@ def test_evaluate(endpoint, world):
         f"questions={world}/questions.jsonl",
         "max_tokens=8",
     ]
-    done = evaluate(world, *words)
-    assert done.returncode == 0, done.stderr
-    assert "tiny: 6 questions" in done.stdout
+    evaluated = evaluate(world, *words)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "tiny: 6 questions" in evaluated.stdout
     rows = pq.read_table(run / "scores/tiny.parquet").to_pylist()
     assert [row["question_id"] for row in rows] == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]
     assert all(
@@ -250,7 +263,9 @@ def test_evaluate(endpoint, world):
         "done",
         6,
     )
-    assert set(summary["accuracy"]) <= {"order", "other"}
+    groups = set(summary["models"]["tiny"]["groups"])
+    assert groups & {"order", "other"}
+    assert {group for row in rows for group in row["groups"]} == groups - {"all"}
     for file in [
         run / "scores/tiny.parquet",
         run / "summary/evaluate.json",
@@ -265,7 +280,7 @@ def test_evaluate(endpoint, world):
     assert "+0.000" in compared.stdout
 
 
-def test_evaluate_refuses_plainly(endpoint, world):
+def test_evaluate_refuses_in_plain_words(endpoint, world):
     words = [
         f"run={world}/run2",
         f"endpoint={endpoint}",
@@ -279,9 +294,9 @@ def test_evaluate_refuses_plainly(endpoint, world):
         f"{endpoint} does not serve other; it serves tiny\n",
     )
     began = time.monotonic()
-    nobody = evaluate(world, *words, f"endpoint=http://127.0.0.1:{free_port()}/v1")
-    assert (nobody.returncode, time.monotonic() - began < 30) == (2, True)
-    assert "no OpenAI-compatible endpoint answers" in nobody.stderr
+    nothing_there = evaluate(world, *words, f"endpoint=http://127.0.0.1:{free_port()}/v1")
+    assert (nothing_there.returncode, time.monotonic() - began < 30) == (2, True)
+    assert "no OpenAI-compatible endpoint answers" in nothing_there.stderr
 
 
 def test_a_busy_port_is_refused_at_once(endpoint, world):

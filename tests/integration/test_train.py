@@ -1,7 +1,8 @@
-"""jobs/train.py as a user runs it: two workers, ZeRO-3, two DPO stages and SFT; killed in the middle and started again.
+"""The training job as a user runs it: two workers, ZeRO-3, two DPO stages and SFT; killed in the
+middle and started again.
 
-Its losses are those of one process with plain PyTorch, across the kill and all; its weights are those of a run in which a
-worker was killed instead, to the last bit.
+Its losses are those of one process with plain PyTorch, in spite of the kill; its weights are those
+of a run in which a worker was killed instead, to the last bit.
 """
 
 import json
@@ -18,7 +19,9 @@ import torch
 from safetensors.torch import load_file
 
 from tempo_ray.models.vlm import load_model, load_model_config
-from tests.train.stages import config_of, make_inputs, plain_losses
+from tests.train.stages import config_of, make_inputs, plain_losses, read_lines
+
+pytestmark = pytest.mark.engine
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,9 +39,9 @@ def finish(words: list[str], log: Path) -> str:
     return log.read_text()
 
 
-def wait_for_a_save(process: subprocess.Popen[bytes], root: Path, log: Path) -> None:
+def wait_for_a_checkpoint(process: subprocess.Popen[bytes], root: Path, log: Path) -> None:
     deadline = time.monotonic() + 300
-    while not list((root / "run" / "train" / "saves").glob("align-8-*/*/save.json")):
+    while not list((root / "run" / "train" / "checkpoints").glob("align-8-*/*/checkpoint.json")):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
@@ -46,11 +49,12 @@ def wait_for_a_save(process: subprocess.Popen[bytes], root: Path, log: Path) -> 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
-    """The driver and all its processes are killed after the first save; the same command ends what they began."""
+    """The driver and all its processes are killed after the first checkpoint; the same command
+    finishes what they began."""
     root = tmp_path_factory.mktemp("train")
     words = make_inputs(root)
     process = start(words, root / "killed.log")
-    wait_for_a_save(process, root, root / "killed.log")
+    wait_for_a_checkpoint(process, root, root / "killed.log")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (root / "run" / "stages" / "align-8" / "stage.json").exists(), (
@@ -62,31 +66,34 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], 
 def test_a_killed_worker_costs_nothing(
     trained: tuple[Path, list[str], str], tmp_path: Path
 ) -> None:
-    """The run goes on by itself; its weights are those of the run whose driver was killed, bit for bit."""
+    """The run resumes by itself; its weights are those of the run whose driver was killed, bit for
+    bit."""
     root, words, _ = trained
-    mine = [
+    changed = [
         *words,
         f"run={tmp_path / 'run'}",
         "recipe=align",
         "align.curriculum.strengths=[8]",
         "workers.max_failures=2",
     ]
-    process = start(mine, tmp_path / "log")
-    wait_for_a_save(process, tmp_path, tmp_path / "log")
+    process = start(changed, tmp_path / "log")
+    wait_for_a_checkpoint(process, tmp_path, tmp_path / "log")
     workers = [
-        one
-        for one in psutil.Process(process.pid).children(recursive=True)
-        if "TrainWorker" in " ".join(one.cmdline())
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "TrainWorker" in " ".join(child.cmdline())
     ]
     assert len(workers) == 2
     workers[1].kill()
     assert process.wait(400) == 0, (tmp_path / "log").read_text()
     assert "align-8: done" in (tmp_path / "log").read_text()
-    one, other = (
+    driver_killed, worker_killed = (
         load_file(folder / "run" / "stages" / "align-8" / "merged" / "model.safetensors")
         for folder in (root, tmp_path)
     )
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert driver_killed.keys() == worker_killed.keys()
+    for name, weight in driver_killed.items():
+        assert torch.equal(weight, worker_killed[name]), name
 
 
 def test_ctrl_c_ends_it_at_once(trained: tuple[Path, list[str], str], tmp_path: Path) -> None:
@@ -95,8 +102,8 @@ def test_ctrl_c_ends_it_at_once(trained: tuple[Path, list[str], str], tmp_path: 
         [*words, f"run={tmp_path / 'run'}", "recipe=align", "align.curriculum.epochs=500"],
         tmp_path / "log",
     )
-    wait_for_a_save(process, tmp_path, tmp_path / "log")
-    again = subprocess.run(
+    wait_for_a_checkpoint(process, tmp_path, tmp_path / "log")
+    second = subprocess.run(
         [
             sys.executable,
             str(ROOT / "jobs" / "train.py"),
@@ -108,8 +115,8 @@ def test_ctrl_c_ends_it_at_once(trained: tuple[Path, list[str], str], tmp_path: 
         text=True,
         check=False,
     )
-    assert again.returncode == 2
-    assert "another process is training" in again.stderr
+    assert second.returncode == 2
+    assert "another process is training" in second.stderr
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(30) == 130, (tmp_path / "log").read_text()
     assert "train: interrupted" in (tmp_path / "log").read_text()
@@ -124,12 +131,14 @@ def test_stock_vllm_loads_what_comes_out(trained: tuple[Path, list[str], str]) -
     script = f"""
 from tempo_ray.config import EngineConfig
 from tempo_ray.models.engine import engine_kwargs, set_environment
-config = EngineConfig(dtype="float32", max_model_len=512, kv_cache_bytes=50_000_000, enforce_eager=True, in_process=True)
+config = EngineConfig(dtype="float32", max_model_len=512, kv_cache_bytes=50_000_000,
+                      enforce_eager=True, in_process=True)
 set_environment(config)
 from vllm import LLM, SamplingParams
 llm = LLM({str(root / "run" / "model")!r}, **engine_kwargs(config, True))
-said = llm.chat([{{"role": "user", "content": "Tell a story."}}], SamplingParams(max_tokens=8), use_tqdm=False)
-print(len(said[0].outputs[0].token_ids))
+message = {{"role": "user", "content": "Tell a story."}}
+outputs = llm.chat([message], SamplingParams(max_tokens=8), use_tqdm=False)
+print(len(outputs[0].outputs[0].token_ids))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False
@@ -138,8 +147,9 @@ print(len(said[0].outputs[0].token_ids))
     assert int(done.stdout.splitlines()[-1]) > 0
 
 
-def test_it_went_on_from_the_save(trained: tuple[Path, list[str], str]) -> None:
+def test_it_resumed_from_the_checkpoint(trained: tuple[Path, list[str], str]) -> None:
     _, _, output = trained
+    assert "align-8  resumes after step" in output
     assert "align-8  step 1/" not in output
     assert "align-4  step 1/" in output
     assert "sft: done" in output
@@ -147,8 +157,8 @@ def test_it_went_on_from_the_save(trained: tuple[Path, list[str], str]) -> None:
 
 def test_losses_are_those_of_plain_pytorch(trained: tuple[Path, list[str], str]) -> None:
     root, words, _ = trained
-    history = (root / "run" / "stages" / "align-8" / "history.jsonl").read_text().splitlines()
-    losses = [json.loads(line)["loss"] for line in history]
+    history = read_lines(root / "run" / "stages" / "align-8" / "history.jsonl")
+    losses = [metrics["loss"] for metrics in history]
     plain, _ = plain_losses(config_of(words))
     assert len(losses) >= 10
     assert losses[0] > losses[-1]
@@ -157,15 +167,11 @@ def test_losses_are_those_of_plain_pytorch(trained: tuple[Path, list[str], str])
 
 def test_everything_is_accounted_for(trained: tuple[Path, list[str], str]) -> None:
     root, _, output = trained
-    facts = json.loads((root / "run" / "stages" / "align-8" / "stage.json").read_text())
-    assert (facts["pairs"], facts["groups"], facts["skipped"]) == (27, 9, {"missing": 3})
-    assert (
-        sum(
-            json.loads(line)["units"]
-            for line in (root / "run/stages/align-8/history.jsonl").read_text().splitlines()
-        )
-        == 3 * 24
-    )
+    stage = json.loads((root / "run" / "stages" / "align-8" / "stage.json").read_text())
+    assert (stage["pairs"], stage["examples"], stage["skipped"]) == (27, 9, {"missing": 3})
+    assert (stage["objective"], stage["start"]) == ("dpo", str(root / "model"))
+    history = read_lines(root / "run" / "stages" / "align-8" / "history.jsonl")
+    assert sum(metrics["pairs"] for metrics in history) == 3 * 24
     summary = json.loads((root / "run" / "summary" / "train.json").read_text())
     assert summary["status"] == "done"
     assert summary["left_out"] == {"no_stage": 0, "identical": 0, "duplicated": 18}
@@ -173,7 +179,7 @@ def test_everything_is_accounted_for(trained: tuple[Path, list[str], str]) -> No
     assert list((root / "run" / "train" / "tensorboard" / "align-4").iterdir())
 
 
-def test_the_model_is_whole_and_changed(trained: tuple[Path, list[str], str]) -> None:
+def test_the_model_is_complete_and_changed(trained: tuple[Path, list[str], str]) -> None:
     root, _, _ = trained
     before = dict(load_model(str(root / "model"), torch.float32).named_parameters())
     stages = {
@@ -185,33 +191,33 @@ def test_the_model_is_whole_and_changed(trained: tuple[Path, list[str], str]) ->
     assert (root / "run" / "model" / "tempo_ray.json").is_file()
     assert "| align-8 | 27 | 9 | 9 |" in (root / "run" / "model" / "README.md").read_text()
     changed = {
-        name: {key for key, one in model.named_parameters() if not torch.equal(one, before[key])}
+        name: {
+            key
+            for key, parameter in model.named_parameters()
+            if not torch.equal(parameter, before[key])
+        }
         for name, model in stages.items()
     }
     assert changed["align-8"]
     assert not any("visual" in key for key in changed["align-4"])
     assert any("visual" in key for key in changed["sft"])
-    assert all(
-        torch.equal(one, dict(stages["sft"].named_parameters())[name])
-        for name, one in final.named_parameters()
-    )
+    last = dict(stages["sft"].named_parameters())
+    for name, parameter in final.named_parameters():
+        assert torch.equal(parameter, last[name]), name
 
 
-def test_a_second_call_trains_nothing(trained: tuple[Path, list[str], str]) -> None:
+def test_a_second_run_trains_nothing(trained: tuple[Path, list[str], str]) -> None:
     root, words, _ = trained
     model = root / "run" / "model" / "model.safetensors"
     written = model.stat().st_mtime_ns
-    output = finish(words, root / "again.log")
-    assert [output.count(f"{name}: finished before") for name in ("align-8", "align-4", "sft")] == [
-        1,
-        1,
-        1,
-    ]
+    output = finish(words, root / "second.log")
+    for name in ("align-8", "align-4", "sft"):
+        assert output.count(f"{name}: already finished") == 1
     assert "step 1/" not in output
     assert model.stat().st_mtime_ns == written
 
 
-def test_other_settings_in_the_same_run_are_refused_in_a_line(
+def test_other_settings_in_the_same_run_are_refused_in_one_line(
     trained: tuple[Path, list[str], str],
 ) -> None:
     _, words, _ = trained

@@ -1,55 +1,62 @@
-"""What ray.serve.llm is told; the endpoint itself is in tests/integration/test_serve.py."""
+"""The settings that ray.serve.llm gets. tests/integration/test_serve.py tests the endpoint."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+from ray.serve.llm import LLMConfig
 
 from tempo_ray.config import ServeConfig
 from tempo_ray.serve.app import Server, chat_template, llm_config
 from tempo_ray.shapeworld.build import make_random
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module", autouse=True)
 def own_ray() -> Iterator[None]:
-    """Building options asks Ray; left to itself it would look for whatever cluster ran last on this machine."""
+    """Building options asks Ray, which would otherwise look for the machine's last cluster."""
     ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=100_000_000)
     yield
     ray.shutdown()
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")
     for family in ("qwen2_5_vl", "qwen3_vl"):
         make_random(family, path / family)
     return path
 
 
-def told(folder, **changes):
+def llm_settings(folder: Path, **changes: Any) -> LLMConfig:
     config = ServeConfig.model_validate(
         {"models": [{"name": "m", "path": str(folder / "qwen2_5_vl")}]} | changes
     )
     return llm_config(config, config.models[0])
 
 
-def test_a_gpu_for_each_worker_of_an_engine(folder):
-    llm = told(folder, engine={"tensor_parallel_size": 2}, cpus=4)
+def test_a_gpu_for_each_worker_of_an_engine(folder: Path) -> None:
+    llm = llm_settings(folder, engine={"tensor_parallel_size": 2}, cpus=4)
     bundles = Server.get_deployment_options(llm)["placement_group_bundles"]
     assert bundles == [{"CPU": 4.0, "GPU": 1.0}] * 2
     assert llm.engine_kwargs["tensor_parallel_size"] == 2
 
 
-def test_no_gpu_on_cpu(folder):
-    llm = told(folder, device="cpu", engine={"kv_cache_bytes": 1000, "in_process": True}, cpus=2)
+def test_a_cpu_replica_has_no_gpu(folder: Path) -> None:
+    llm = llm_settings(
+        folder, device="cpu", engine={"kv_cache_bytes": 1000, "in_process": True}, cpus=2
+    )
     assert Server.get_deployment_options(llm)["placement_group_bundles"] == [{"CPU": 2.0, "GPU": 0}]
     assert llm.engine_kwargs["kv_cache_memory_bytes"] == 1000
     assert llm.runtime_env["env_vars"]["OMP_NUM_THREADS"] == "2"
     assert llm.runtime_env["env_vars"]["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
 
 
-def test_it_scales_at_a_finite_load(folder):
-    llm = told(
+def test_it_scales_at_a_finite_load(folder: Path) -> None:
+    llm = llm_settings(
         folder, autoscale={"min_replicas": 1, "max_replicas": 8, "target_ongoing_requests": 12}
     )
     scaling = llm.deployment_config["autoscaling_config"]
@@ -57,8 +64,10 @@ def test_it_scales_at_a_finite_load(folder):
     assert llm.deployment_config["max_ongoing_requests"] < 10_000
 
 
-def test_requests_cannot_change_how_media_are_read(folder):
-    kwargs = told(folder, frames={"fps": 1.0, "min_frames": 8, "max_frames": 32}).engine_kwargs
+def test_requests_cannot_change_how_media_are_read(folder: Path) -> None:
+    kwargs = llm_settings(
+        folder, frames={"fps": 1.0, "min_frames": 8, "max_frames": 32}
+    ).engine_kwargs
     assert kwargs["media_io_kwargs"] == {"video": {"fps": 1.0, "min_frames": 8, "max_frames": 32}}
     assert not kwargs.get("trust_request_mm_kwargs")
     assert not kwargs.get("trust_request_chat_template")
@@ -66,7 +75,7 @@ def test_requests_cannot_change_how_media_are_read(folder):
     assert not kwargs.get("allowed_local_media_path")
 
 
-def test_a_qwen3_vl_video_has_no_markers_round_it(folder):
+def test_a_qwen3_vl_video_has_no_markers_around_it(folder: Path) -> None:
     template = chat_template(str(folder / "qwen3_vl"))
     assert "<|video_pad|>" in template
     assert "<|vision_start|><|video_pad|>" not in template

@@ -1,4 +1,7 @@
-"""The frames that the endpoint shows a model are those that training and answers show it."""
+"""The endpoint shows a model the same frames as training and answers do.
+
+Compares tempo_ray/models/frames.py with vLLM's own loaders, as tempo_ray/serve/app.py sets them.
+"""
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ FRAMES = [
 
 
 def served_indices(model_type: str, total: int, fps: float, frames: FramesConfig) -> list[int]:
-    """vLLM's loader of the family; transformers then repeats the last frame where their number is odd."""
+    """Those of vLLM's loader; transformers then repeats the last frame of an odd number."""
     name = get_video_loader_backend_for_processor(PROCESSORS[model_type])
     source = VideoSourceMetadata(total_frames_num=total, original_fps=fps, duration=total / fps)
     target = VideoTargetMetadata(num_frames=32, fps=frames.fps, max_duration=300)
@@ -34,7 +37,7 @@ def served_indices(model_type: str, total: int, fps: float, frames: FramesConfig
 
 @pytest.mark.parametrize("frames", FRAMES, ids=lambda frames: f"{frames.fps:g}fps")
 @pytest.mark.parametrize("model_type", PROCESSORS)
-def test_the_same_indices(model_type, frames):
+def test_the_endpoint_samples_the_same_frames(model_type, frames):
     rng = np.random.default_rng(0)
     totals = [*range(2, 120), *rng.integers(120, 20_000, 200).tolist()]
     for total in totals:
@@ -45,7 +48,7 @@ def test_the_same_indices(model_type, frames):
 
 
 @pytest.mark.parametrize("model_type", PROCESSORS)
-def test_the_same_pixels(tmp_path, model_type):
+def test_the_endpoint_sees_the_same_pixels(tmp_path, model_type):
     """A file through the loader as the app configures it, and through ours."""
     from tempo_ray.serve.app import serving_kwargs
 
@@ -63,5 +66,5 @@ def test_the_same_pixels(tmp_path, model_type):
     assert metadata["frames_indices"] == ours.metadata["frames_indices"]
     assert metadata["fps"] == ours.metadata["fps"]
     assert metadata["total_num_frames"] == ours.metadata["total_num_frames"]
-    # OpenCV and decord round YUV to RGB each in its own way
+    # OpenCV and decord round differently when converting YUV to RGB
     assert np.abs(pixels.astype(int) - ours.pixels.astype(int)).max() <= 4

@@ -1,12 +1,16 @@
+"""What the guard lets through, from a fake ASGI server; the addresses it fetches, from a real web
+server on this machine."""
+
 import asyncio
+import http.server
 import json
+import threading
 
 import pytest
 
 from tempo_ray.config import GuardConfig
-from tempo_ray.job import BadInput
+from tempo_ray.errors import UserError
 from tempo_ray.serve import fetch, guard
-from tempo_ray.serve.fetch import Refusal, is_public, resolve_public
 from tempo_ray.serve.guard import Guard, check_exposure, digest, is_loopback
 
 VIDEO = "data:video/mp4;base64,AAAA"
@@ -29,24 +33,24 @@ def ask(
     path="/v1/chat/completions",
     config=None,
 ):
-    """What the guard answers, or the request that came through it: (status, error) or (200, body)."""
+    """(status, error) of a refusal, or (200, request) of a request that the guard lets through."""
     data = (
         body
         if isinstance(body, list)
         else [body if isinstance(body, bytes) else json.dumps(body).encode()]
     )
-    seen = {}
+    passed = {}
     sent = []
 
     async def app(scope, receive, send):
-        seen["body"] = b""
+        passed["body"] = b""
         while True:
             message = await receive()
-            seen["body"] += message.get("body", b"")
+            passed["body"] += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        seen["after"] = await receive()
-        seen["headers"] = dict(scope["headers"])
+        passed["after"] = await receive()
+        passed["headers"] = dict(scope["headers"])
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for piece in (b"one", b"two"):
             await send({"type": "http.response.body", "body": piece, "more_body": piece == b"one"})
@@ -63,38 +67,38 @@ def ask(
     async def send(message):
         sent.append(message)
 
-    given = {"host": "127.0.0.1:8000", "content-type": "application/json"} | (headers or {})
+    all_headers = {"host": "127.0.0.1:8000", "content-type": "application/json"} | (headers or {})
     scope = {
         "type": "http",
         "method": method,
         "path": path,
         "client": (client, 5000),
-        "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+        "headers": [(name.encode(), value.encode()) for name, value in all_headers.items()],
     }
     asyncio.run(
         Guard(app, config=config or GuardConfig(), token=digest(token))(scope, receive, send)
     )
     if sent[0]["status"] == 200:
         assert [message.get("body") for message in sent[1:]] == [b"one", b"two"]
-        return 200, seen
-    assert not seen
+        return 200, passed
+    assert not passed
     return sent[0]["status"], json.loads(sent[1]["body"])["error"]
 
 
-def test_a_video_comes_through_as_it_was_sent():
+def test_a_video_passes_as_it_was_sent():
     body = json.dumps(chat(part(), {"type": "text", "text": "What happens?"}), indent=3).encode()
-    status, seen = ask([body[:20], body[20:]])
+    status, passed = ask([body[:20], body[20:]])
     assert status == 200
-    assert seen["body"] == body
-    assert seen["headers"][b"content-length"] == str(len(body)).encode()
-    assert seen["after"]["type"] == "http.disconnect"
+    assert passed["body"] == body
+    assert passed["headers"][b"content-length"] == str(len(body)).encode()
+    assert passed["after"]["type"] == "http.disconnect"
 
 
 @pytest.mark.parametrize(
     "header",
     [None, "Bearer wrong", "Bearer ", "Basic secret", "secret", "Bearer secret2", "Bearer sécret"],
 )
-def test_wrong_or_missing_token(header):
+def test_a_wrong_or_missing_token_is_refused(header):
     status, error = ask(
         chat(part()), token="secret", headers={"authorization": header} if header else {}
     )
@@ -102,7 +106,7 @@ def test_wrong_or_missing_token(header):
 
 
 @pytest.mark.parametrize("header", ["Bearer secret", "bearer secret"])
-def test_right_token_opens_to_other_machines(header):
+def test_the_right_token_opens_to_other_machines(header):
     headers = {"authorization": header, "host": "models.example.org"}
     assert ask(chat(part()), token="secret", headers=headers, client="93.184.216.34")[0] == 200
 
@@ -112,11 +116,11 @@ def test_health_needs_no_token():
     assert ask(b"", token="secret", method="GET", path="/v1/models")[0] == 401
 
 
-OTHERS = [("10.0.0.7", "127.0.0.1:8000"), ("127.0.0.1", "evil.example.org"), ("127.0.0.1", "")]
+STRANGERS = [("10.0.0.7", "127.0.0.1:8000"), ("127.0.0.1", "evil.example.org"), ("127.0.0.1", "")]
 
 
-@pytest.mark.parametrize(("client", "host"), OTHERS)
-def test_without_a_token_only_this_machine_asks(client, host):
+@pytest.mark.parametrize(("client", "host"), STRANGERS)
+def test_without_a_token_only_this_machine_may_connect(client, host):
     status, error = ask(chat(part()), client=client, headers={"host": host})
     assert (status, error["type"]) == (403, "permission_error")
 
@@ -124,7 +128,7 @@ def test_without_a_token_only_this_machine_asks(client, host):
 @pytest.mark.parametrize(
     "host", ["127.0.0.1:8000", "localhost:8000", "localhost", "[::1]:8000", "::1", "127.0.0.1"]
 )
-def test_loopback(host):
+def test_names_of_this_machine(host):
     assert is_loopback(host)
 
 
@@ -132,18 +136,18 @@ def test_loopback(host):
     "host",
     ["0.0.0.0", "::", "10.0.0.1", "localhost.evil.org", "127.0.0.1.evil.org:80", "", "models"],
 )
-def test_not_loopback(host):
+def test_names_of_other_machines(host):
     assert not is_loopback(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "models.example.org"])
-def test_no_listening_beyond_loopback_without_a_token(host):
-    with pytest.raises(BadInput, match="TEMPO_RAY_TOKEN"):
+def test_listening_beyond_loopback_needs_a_token(host):
+    with pytest.raises(UserError, match="TEMPO_RAY_TOKEN"):
         check_exposure(host, None)
     check_exposure(host, "secret")
 
 
-def test_listening_on_loopback():
+def test_listening_on_loopback_needs_none():
     for host in ("127.0.0.1", "localhost", "::1"):
         check_exposure(host, None)
 
@@ -177,14 +181,14 @@ def test_listening_on_loopback():
         "http://[",
     ],
 )
-def test_addresses_that_are_not_opened(url):
+def test_addresses_that_are_never_opened(url):
     status, error = ask(chat(part(url)))
     assert (status, error["type"]) == (400, "invalid_request_error")
     assert ask(chat(part(url, "image_url") if "image" not in url else part(url)))[0] == 400
 
 
 @pytest.mark.parametrize(
-    "one",
+    "content_part",
     [
         {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
         {"type": "audio_url", "audio_url": {"url": "file:///etc/passwd"}},
@@ -199,67 +203,35 @@ def test_addresses_that_are_not_opened(url):
         None,
     ],
 )
-def test_other_kinds_of_parts_are_refused(one):
-    assert ask(chat(part(), one))[0] == 400
+def test_other_kinds_of_parts_are_refused(content_part):
+    assert ask(chat(part(), content_part))[0] == 400
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"[1]", b"\xff\xfe", b"[" * 100_000])
-def test_bodies_that_are_no_request(body):
+def test_bodies_that_are_not_requests_are_refused(body):
     assert ask(body)[0] == 400
 
 
-def test_only_json():
+def test_only_json_is_read():
     assert ask(chat(part()), headers={"content-type": "text/plain"})[0] == 415
     assert ask(chat(part()), headers={"content-type": "application/json; charset=utf-8"})[0] == 200
 
 
-def test_too_many_answers():
+def test_too_many_answers_are_refused():
     assert ask(chat(part(), n=9))[0] == 400
     assert ask(chat(part(), n=8))[0] == 200
 
 
-def test_too_large_by_its_header_and_by_its_bytes():
+def test_a_request_is_too_large_by_its_header_or_its_bytes():
     small = GuardConfig(max_body_bytes=100)
     assert ask(b"x", headers={"content-length": "101"}, config=small)[0] == 413
     assert ask([b"x" * 60, b"x" * 60], config=small)[0] == 413
     assert ask({"messages": []}, config=small)[0] == 200
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111"])
-def test_public(address):
-    assert is_public(address)
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "224.0.0.1",
-        "255.255.255.255",
-        "198.18.0.1",
-        "64:ff9b::7f00:1",
-        "2002:7f00:1::",
-        "fe80::1",
-        "::",
-    ],
-)
-def test_not_public(address):
-    assert not is_public(address)
-
-
-def test_one_private_address_of_a_name_is_enough_to_refuse(monkeypatch):
-    async def both(self, host, port, **_):
-        return [(2, 1, 6, "", ("8.8.8.8", port)), (2, 1, 6, "", ("10.0.0.1", port))]
-
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", both)
-    with pytest.raises(Refusal, match="not a public address"):
-        asyncio.run(resolve_public("example.org", 80))
-
-
 @pytest.fixture
 def web(monkeypatch):
     """A web server at example.org: a local one, let through."""
-    import http.server
-    import threading
 
     class Pages(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -287,21 +259,21 @@ def web(monkeypatch):
     server.server_close()
 
 
-def test_a_public_address_becomes_data(web):
-    status, seen = ask(chat(part(f"{web}/x.mp4"), {"type": "text", "text": "?"}))
+def test_a_public_url_becomes_a_data_url(web):
+    status, passed = ask(chat(part(f"{web}/x.mp4"), {"type": "text", "text": "?"}))
     assert status == 200
-    assert json.loads(seen["body"]) == chat(
+    assert json.loads(passed["body"]) == chat(
         part("data:video/webm;base64,YWJjZGVm"), {"type": "text", "text": "?"}
     )
 
 
-def test_fetches_are_bounded_and_not_led_elsewhere(web):
+def test_fetches_are_bounded_and_follow_no_redirects(web):
     assert "302" in ask(chat(part(f"{web}/moved")))[1]["message"]
     assert "404" in ask(chat(part(f"{web}/none")))[1]["message"]
     assert ask(chat(part(f"{web}/big")), config=GuardConfig(max_body_bytes=1000))[0] == 413
 
 
-def test_a_dead_host_is_a_plain_refusal(monkeypatch):
+def test_a_dead_host_is_refused_in_plain_words(monkeypatch):
     async def resolved(host, port):
         return "127.0.0.1"
 
@@ -310,7 +282,7 @@ def test_a_dead_host_is_a_plain_refusal(monkeypatch):
     assert (status, "could not be fetched" in error["message"]) == (400, True)
 
 
-def test_a_digest_is_no_token():
+def test_a_digest_is_not_the_token():
     assert digest("secret") != b"secret"
     assert len(digest("secret")) == 32
     assert digest(None) is None
@@ -326,18 +298,18 @@ def test_websockets_are_refused():
     assert sent[0]["type"] == "websocket.close"
 
 
-def test_lifespan_passes():
-    passed = []
+def test_lifespan_events_pass():
+    scopes = []
 
     async def app(scope, receive, send):
-        passed.append(scope["type"])
+        scopes.append(scope["type"])
 
     asyncio.run(
         Guard(app, config=GuardConfig(), token=digest("secret"))({"type": "lifespan"}, None, None)
     )
-    assert passed == ["lifespan"]
+    assert scopes == ["lifespan"]
 
 
-def test_an_empty_token_is_none(monkeypatch):
+def test_an_empty_token_is_no_token(monkeypatch):
     monkeypatch.setenv(guard.TOKEN_VARIABLE, "")
     assert guard.read_token() is None

@@ -24,19 +24,18 @@ def test_questions_have_one_right_option(seed: int, shots: int) -> None:
 def test_order_distractors_name_events_of_the_same_video(seed: int) -> None:
     rng = np.random.default_rng(seed)
     story = draw_story(rng, 5)
-    told = [event.text() for event in story.events]
-    for maker in (language.ask_first, language.ask_last, language.ask_after, language.ask_before):
-        question = maker(story.events, rng)
+    texts = [event.text() for event in story.events]
+    for ask in (language.ask_first, language.ask_last, language.ask_after, language.ask_before):
+        question = ask(story.events, rng)
         assert question.needs == "order"
-        assert set(question.options) <= set(told)
-    first = language.ask_first(story.events, rng)
-    assert first.answer == told[0]
-    matched = language.ask_caption(story.events, rng)
-    one, other = (
+        assert set(question.options) <= set(texts)
+    assert language.ask_first(story.events, rng).answer == texts[0]
+    assert language.ask_last(story.events, rng).answer == texts[-1]
+    first_words, second_words = (
         sorted(option.replace(",", " ").replace(";", " ").replace(".", " ").split())
-        for option in matched.options
+        for option in language.ask_caption(story.events, rng).options
     )
-    assert one == other  # the same words in another order
+    assert first_words == second_words  # in another order
 
 
 def test_captions_tell_every_event_in_order() -> None:
@@ -47,7 +46,7 @@ def test_captions_tell_every_event_in_order() -> None:
         assert places == sorted(places)
 
 
-def test_a_story_lies_in_one_split_and_is_drawn_alike_again() -> None:
+def test_a_story_is_in_one_split_and_is_drawn_alike_again() -> None:
     texts: dict[str, set[str]] = {}
     for split in ("train", "heldout", "test"):
         stories = [draw_split(story_rng(0, split, index), split, 4) for index in range(60)]
@@ -58,7 +57,7 @@ def test_a_story_lies_in_one_split_and_is_drawn_alike_again() -> None:
     assert not texts["train"] & texts["heldout"]
 
 
-def test_no_thing_comes_twice_in_a_video() -> None:
+def test_nothing_occurs_twice_in_a_video() -> None:
     story = draw_story(np.random.default_rng(1), 12)
     assert len({event.thing for event in story.events}) == 12
     assert len({shot.background for shot in story.shots}) == 12

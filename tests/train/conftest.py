@@ -1,4 +1,4 @@
-"""A tiny model of each family and a few drawn videos, made once a session."""
+"""A tiny model of each family and a few drawn videos, made once for all tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from tempo_ray.shapeworld.story import draw_story
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Threads that wait for one another make tiny models slow on a busy machine."""
+    """Threads that wait for each other make tiny models slow on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Packed attention against a dense mask, by SDPA group by group and by FlexAttention."""
+"""Packed attention against a dense mask, by SDPA example by example and by FlexAttention."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,61 +14,64 @@ from tempo_ray.train.attention import (
     WINDOWED,
     Layout,
     _compiled,
+    answer_mask,
     make_layout,
-    may_attend,
+    mask_of,
     packed_flex,
     packed_sdpa,
     use_packed_attention,
-    visible,
 )
 
 SEGMENTS = [[0, 0, 1, 2, 2], [0, 1], [0, 0, 0, 1, 1, 2, 3, 3]]
 
 
-def layout() -> Layout:
-    return make_layout([torch.tensor(one) for one in SEGMENTS])
+def packed_layout() -> Layout:
+    return make_layout([torch.tensor(segments) for segments in SEGMENTS])
 
 
-def dense(row: Layout) -> torch.Tensor:
+def dense_mask(layout: Layout) -> torch.Tensor:
     """(tokens, tokens) by the rule, token by token."""
-    tokens = len(row.groups)
+    tokens = len(layout.examples)
     mask = torch.zeros(tokens, tokens, dtype=torch.bool)
     for query in range(tokens):
         for key in range(query + 1):
-            mine = row.segments[key] == PROMPT or row.segments[key] == row.segments[query]
-            mask[query, key] = bool(row.groups[key] == row.groups[query] and mine)
+            same_example = layout.examples[key] == layout.examples[query]
+            in_prompt = layout.segments[key] == PROMPT
+            same_segment = layout.segments[key] == layout.segments[query]
+            mask[query, key] = bool(same_example and (in_prompt or same_segment))
     return mask
 
 
-def test_visible_by_hand() -> None:
-    assert visible(torch.tensor([0, 0, 1, 2, 2]), 0).int().tolist() == [
+def test_answer_masks_by_hand() -> None:
+    assert answer_mask(torch.tensor([0, 0, 1, 2, 2]), 0).int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
         [1, 1, 0, 1, 0],
         [1, 1, 0, 1, 1],
     ]
-    assert visible(torch.tensor([0, 0, 1, 2]), 2).int().tolist() == [[1, 1, 1, 0], [1, 1, 0, 1]]
+    assert answer_mask(torch.tensor([0, 0, 1, 2]), 2).int().tolist() == [[1, 1, 1, 0], [1, 1, 0, 1]]
 
 
-def test_spans() -> None:
-    assert [(span.start, span.answers, span.end) for span in layout().spans] == [
+def test_each_example_has_its_span() -> None:
+    spans = packed_layout().spans
+    assert [(span.start, span.answers, span.end) for span in spans] == [
         (0, 2, 5),
         (5, 6, 7),
         (7, 10, 15),
     ]
-    assert [tuple(span.mask.shape) for span in layout().spans] == [(3, 5), (1, 2), (5, 8)]
+    assert [tuple(span.mask.shape) for span in spans] == [(3, 5), (1, 2), (5, 8)]
 
 
 @pytest.mark.parametrize("key_heads", [2, 4])
-def test_sdpa_by_groups_equals_a_dense_mask(key_heads: int) -> None:
+def test_sdpa_by_examples_equals_a_dense_mask(key_heads: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    row = layout()
+    layout = packed_layout()
     query, key, value = (
         torch.randn(
             1,
             heads,
-            len(row.groups),
+            len(layout.examples),
             8,
             generator=generator,
             dtype=torch.float64,
@@ -76,93 +79,88 @@ def test_sdpa_by_groups_equals_a_dense_mask(key_heads: int) -> None:
         )
         for heads in (4, key_heads, key_heads)
     )
-    mine, _ = packed_sdpa(torch.nn.Module(), query, key, value, None, scaling=0.3, layout=row)
-    whole = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, dense(row), scale=0.3, enable_gqa=True
+    packed, _ = packed_sdpa(torch.nn.Module(), query, key, value, None, scaling=0.3, layout=layout)
+    dense = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, dense_mask(layout), scale=0.3, enable_gqa=True
     )
-    assert mine.shape == (1, len(row.groups), 4, 8)
-    assert torch.allclose(mine, whole.transpose(1, 2), rtol=0, atol=1e-14)
-    weights = torch.randn(mine.shape, generator=generator, dtype=torch.float64)
-    ours = torch.autograd.grad((mine * weights).sum(), (query, key, value))
-    theirs = torch.autograd.grad((whole.transpose(1, 2) * weights).sum(), (query, key, value))
-    assert all(
-        torch.allclose(one, other, rtol=0, atol=1e-13)
-        for one, other in zip(ours, theirs, strict=True)
-    )
+    assert packed.shape == (1, len(layout.examples), 4, 8)
+    assert torch.allclose(packed, dense.transpose(1, 2), rtol=0, atol=1e-14)
+    weights = torch.randn(packed.shape, generator=generator, dtype=torch.float64)
+    packed_grads = torch.autograd.grad((packed * weights).sum(), (query, key, value))
+    dense_grads = torch.autograd.grad((dense.transpose(1, 2) * weights).sum(), (query, key, value))
+    for packed_grad, dense_grad in zip(packed_grads, dense_grads, strict=True):
+        assert torch.allclose(packed_grad, dense_grad, rtol=0, atol=1e-13)
 
 
-def test_flex_sees_the_same() -> None:
-    row = layout()
-    mask = row.for_flex(compiled=False).blocks
+def test_flex_attends_to_the_same_tokens() -> None:
+    layout = packed_layout()
+    mask = layout.for_flex(compiled=False).blocks
     assert mask is not None
-    assert torch.equal(
-        create_mask(mask.mask_mod, None, None, 15, 15, device="cpu")[0, 0], dense(row)
-    )
+    flex_mask = create_mask(mask.mask_mod, None, None, 15, 15, device="cpu")[0, 0]
+    assert torch.equal(flex_mask, dense_mask(layout))
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 2, 15, 16, generator=generator) for _ in range(3))
-    whole = torch.nn.functional.scaled_dot_product_attention(query, key, value, dense(row))
-    assert torch.allclose(flex_attention(query, key, value, block_mask=mask), whole, atol=1e-6)
+    dense = torch.nn.functional.scaled_dot_product_attention(query, key, value, dense_mask(layout))
+    assert torch.allclose(flex_attention(query, key, value, block_mask=mask), dense, atol=1e-6)
 
 
 def test_rows_of_many_lengths_compile_few_times() -> None:
-    """Compiled anew for each, it would reach torch's limit, behind which it holds the scores of the whole row. The graphs run
-    uncompiled here: kernels are the business of tests/train/test_gpu.py."""
+    """Compiled for each length, it would reach torch's limit, past which it materialises the
+    attention of the whole row. The graphs run uncompiled here: tests/train/test_gpu.py tests
+    kernels."""
     graphs: list[Any] = []
 
-    def counted(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+    def count(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
         graphs.append(graph)
         return graph.forward
 
-    make, attend = _compiled(create_block_mask, counted), _compiled(flex_attention, counted)
+    make_mask, attend = _compiled(create_block_mask, count), _compiled(flex_attention, count)
     for number, tokens in enumerate((300, 310, 520, 40, 128, 257, 1000, 384, 641, 77, 129, 256)):
-        groups, segments = (
-            torch.zeros(tokens, dtype=torch.long),
-            (torch.arange(tokens) // 30).clamp(max=3),
-        )
-        layout = Layout(groups, segments, ())
-        blocks = make(may_attend(layout), None, None, tokens, tokens, device="cpu")
+        examples = torch.zeros(tokens, dtype=torch.long)
+        segments = (torch.arange(tokens) // 30).clamp(max=3)
+        layout = Layout(examples, segments, ())
+        blocks = make_mask(mask_of(layout), None, None, tokens, tokens, device="cpu")
         query, key, value = (torch.randn(1, heads, tokens, 16) for heads in (4, 2, 2))
-        found = attend(query, key, value, block_mask=blocks, enable_gqa=True)
-        mask = create_mask(may_attend(layout), None, None, tokens, tokens, device="cpu")[0, 0]
-        whole = torch.nn.functional.scaled_dot_product_attention(
+        flex = attend(query, key, value, block_mask=blocks, enable_gqa=True)
+        mask = create_mask(mask_of(layout), None, None, tokens, tokens, device="cpu")[0, 0]
+        dense = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, mask, enable_gqa=True
         )
-        assert torch.allclose(found, whole, atol=1e-5)
+        assert torch.allclose(flex, dense, atol=1e-5)
         if number == 3:
-            seen = len(graphs)
-    assert len(graphs) == seen <= 8
+            early_graphs = len(graphs)
+    assert len(graphs) == early_graphs <= 8
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 160), (160, 64)])
 @pytest.mark.parametrize("whole_frames", [[], [1], [0, 1, 2]])
-def test_windows_of_the_vision_tower_are_transformers(
+def test_windows_of_the_vision_tower_equal_transformers(
     size: tuple[int, int], whole_frames: list[int]
 ) -> None:
-    """Features and gradients; windows of 64 pixels, cut off at the frame's edges."""
+    """Features and gradients; windows of 64 pixels, truncated at the frame's edges."""
     torch.manual_seed(0)
     config = make_model("qwen2_5_vl", make_tokenizer()).config
     config.vision_config.fullatt_block_indexes = whole_frames
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float64)
     grid = torch.tensor([[3, size[0] // 16, size[1] // 16], [2, 4, 6]])
     pixels = torch.randn(int(grid.prod(-1).sum()), 3 * 2 * 16 * 16, dtype=torch.float64)
-    found = []
+    outputs = []
     for packed in (False, True):
-        one = use_packed_attention(model, "sdpa") if packed else model
-        features = torch.cat(
-            one.model.get_video_features(pixels, grid, return_dict=True).pooler_output
-        )
+        if packed:
+            use_packed_attention(model, "sdpa")
+        video = model.model.get_video_features(pixels, grid, return_dict=True)
+        features = torch.cat(video.pooler_output)
         weights = torch.linspace(-1, 1, features.numel(), dtype=torch.float64).view_as(features)
         gradients = torch.autograd.grad(
             (features * weights).sum(), list(model.model.visual.parameters())
         )
-        found.append([features, *gradients])
+        outputs.append([features, *gradients])
     assert model.model.visual.config._attn_implementation == WINDOWED
-    assert all(
-        torch.allclose(one, other, rtol=1e-9, atol=1e-9) for one, other in zip(*found, strict=True)
-    )
+    for stock, ours in zip(*outputs, strict=True):
+        assert torch.allclose(stock, ours, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("attend", [packed_sdpa, packed_flex])
-def test_without_a_layout_it_says_what_is_missing(attend: Callable[..., object]) -> None:
+def test_a_call_without_a_layout_is_refused(attend: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match="layout="):
         attend(torch.nn.Module(), *[torch.zeros(1, 1, 2, 4)] * 3, None)

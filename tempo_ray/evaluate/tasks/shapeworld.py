@@ -1,31 +1,31 @@
 """ShapeWorld questions.
 
-Data set: JSONL, one question a line: `question_id`, `video` (path relative to the file's folder), `kind` (first, last, after,
-before, yes_no, caption, direction, speed, change, presence, count), `needs` (`order`, `motion` or `none`: what the question
-cannot be answered without), `text` (as asked, options included), `options`, `answer` (one of the options).
-Metric: accuracy; no judge. A question that was not answered is wrong.
+Data set: JSONL, one question per line: `question_id`, `video` (path relative to the file's folder),
+`kind` (first, last, after, before, yes_no, caption, direction, speed, change, presence, count),
+`needs` (`order`, `motion` or `none`: what the question cannot be answered without), `text` (as
+asked, options included), `options`, `answer` (one of the options).
+Metric: accuracy; no judge. An unanswered question is wrong.
 Pattern: generate greedily, compare with the answer: its text, its letter, or its letter and text.
 """
 
 import json
 import re
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from tempo_ray.errors import UserError
+from tempo_ray.evaluate.task import Prompt
+from tempo_ray.storage import parent, read_bytes, relative_to
 
 Needs = Literal["order", "motion", "none"]
 LETTERS = "ABCDEFGH"
 
 
-class BadQuestions(ValueError):
-    """The questions cannot be asked; the message names the line."""
-
-
 @dataclass(frozen=True)
 class Question:
     question_id: str
-    video: Path
+    video: str
+    """Local path or URI."""
     kind: str
     needs: Needs
     text: str
@@ -37,68 +37,67 @@ class Question:
         return 1 / len(self.options)
 
 
-def read_questions(file: str, limit: int | None = None) -> list[Question]:
-    """The questions of a file, in its order. Raises BadQuestions, or OSError where the file cannot be read."""
-    path = Path(file)
+def load(location: str, limit: int | None = None) -> list[Question]:
+    """See `Task.load`; lines behind the last question that is wanted are not parsed."""
+    folder = parent(location)
     questions: list[Question] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if line.strip() and (limit is None or len(questions) < limit):
-            try:
-                questions.append(_read(json.loads(line), path.parent))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise BadQuestions(
-                    f"{file}, line {number}: not a question ({type(error).__name__}: {error})"
-                ) from error
-    if not questions:
-        raise BadQuestions(f"{file}: no questions in it")
-    twice = [
-        name
-        for name, count in Counter(question.question_id for question in questions).items()
-        if count > 1
-    ]
-    if twice:
-        raise BadQuestions(f"{file}: question_id {twice[0]} comes twice")
-    for question in questions:
-        if not question.video.is_file():
-            raise BadQuestions(
-                f"{file}: question {question.question_id}: no video at {question.video}"
-            )
+    for number, line in enumerate(read_bytes(location).decode().splitlines(), 1):
+        if not line.strip():
+            continue
+        if limit is not None and len(questions) == limit:
+            break
+        try:
+            questions.append(_question(json.loads(line), folder))
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{location}, line {number}: not a question ({reason})") from error
     return questions
 
 
-def _read(row: dict, folder: Path) -> Question:
+def _question(row: dict[str, Any], folder: str) -> Question:
     options = tuple(str(option) for option in row["options"])
     if row["needs"] not in ("order", "motion", "none"):
         raise ValueError(f"needs is order, motion or none, not {row['needs']}")
     if not 2 <= len(options) <= len(LETTERS) or row["answer"] not in options:
         raise ValueError("options are two to eight, and the answer is one of them")
-    video = folder / row["video"]
     return Question(
-        str(row["question_id"]),
-        video,
-        row["kind"],
-        row["needs"],
-        row["text"],
-        options,
-        row["answer"],
+        question_id=str(row["question_id"]),
+        video=relative_to(folder, row["video"]),
+        kind=row["kind"],
+        needs=row["needs"],
+        text=row["text"],
+        options=options,
+        answer=row["answer"],
     )
 
 
-def normalise(text: str) -> str:
-    """Lower case, white space folded, punctuation at the end gone."""
-    return " ".join(text.lower().split()).rstrip(" .,;:!?")
+def prompt(question: Question) -> Prompt:
+    return Prompt(question.text, question.video)
 
 
-def grade(question: Question, prediction: str) -> bool:
-    """Whether the prediction is the answer's text, its letter (`B`, `b.`, `(B)`), or its letter and text (`B. grows`).
+def groups(question: Question) -> tuple[str, ...]:
+    """`order`, or `other` and then `motion` or `none`; and the kind."""
+    kind = f"kind:{question.kind}"
+    if question.needs == "order":
+        return ("order", kind)
+    return ("other", question.needs, kind)
 
-    Letters count where the question shows them.
+
+def grade(question: Question, reply: str) -> bool:
+    """Whether the reply is the answer's text, its letter (`B`, `b.`, `(B)`), or both (`B. grows`).
+
+    Letters count only where the question shows them.
     """
-    said, answer = normalise(prediction), normalise(question.answer)
-    if said == answer:
+    text, answer = normalise(reply), normalise(question.answer)
+    if text == answer:
         return True
     letter = LETTERS[question.options.index(question.answer)]
     if f"\n{letter}. " not in question.text:
         return False
-    match = re.fullmatch(rf"\(?{letter.lower()}[).:]*(?:\s+(.*))?", said)
+    match = re.fullmatch(rf"\(?{letter.lower()}[).:]*(?:\s+(.*))?", text)
     return match is not None and match[1] in (None, answer)
+
+
+def normalise(text: str) -> str:
+    """Lower case, runs of white space as one space, no punctuation at the end."""
+    return " ".join(text.lower().split()).rstrip(" .,;:!?")

@@ -1,0 +1,214 @@
+"""Everything, from nothing, on this machine: the jobs of a cluster, one after the other.
+
+    tempo-ray demo [run=runs/demo] [seed=0]
+
+Drawn videos become preference pairs, pairs a better model; that model and one that skipped the
+alignment answer the same questions over HTTP; a table says by how much they differ.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from tempo_ray.config import DemoConfig
+from tempo_ray.config.load import parse_args
+from tempo_ray.job import user_errors
+from tempo_ray.paths import RunPaths
+
+PHASES = ("world", "pairs", "tempo", "sft", "answers")
+
+
+class Demo:
+    """Runs the jobs in processes of their own, with their logs, and times each phase."""
+
+    def __init__(self, config: DemoConfig) -> None:
+        self.config = config
+        self.run = Path(config.run)
+        self.world, self.tempo, self.sft = (self.run / name for name in ("world", "tempo", "sft"))
+        self.logs = self.run / "logs"
+        self.seconds: dict[str, float] = {}
+        self.began = time.monotonic()
+
+    def job(self, name: str, *words: str, quiet: bool = False) -> None:
+        """Runs a job; shows its lines, and logs its engines' output. Ends the demo if it fails."""
+        with self._started(name, *words) as (process, log):
+            for line in _lines(process):
+                if not quiet:
+                    print(f"    {line}", flush=True)
+            if process.wait():
+                _give_up(name, process.returncode, log)
+
+    @contextlib.contextmanager
+    def serving(self, *words: str) -> Iterator[str]:
+        """Yields the URL of the endpoint, which ends with the block."""
+        with self._started("serve", *words) as (process, log):
+            for line in _lines(process):
+                if line.startswith("ready: "):
+                    yield line.removeprefix("ready: ")
+                    return
+            _give_up("serve", process.wait(), log)
+
+    @contextlib.contextmanager
+    def phase(self, name: str, title: str) -> Iterator[None]:
+        print(f"\n[{PHASES.index(name) + 1}/{len(PHASES)}] {title}", flush=True)
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 1)
+        total = time.monotonic() - self.began
+        print(f"    ({self.seconds[name]:.0f} s; {total:.0f} s in all)", flush=True)
+
+    @contextlib.contextmanager
+    def _started(self, name: str, *words: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = self.logs / f"{len(list(self.logs.iterdir())):02d}-{name}.log"
+        config = () if name == "make-shapeworld" else ("--config", self.config.config)
+        command = [sys.executable, "-m", "tempo_ray.cli", name, *config, *words]
+        with log.open("w") as errors:
+            errors.write(" ".join(command) + "\n")
+            errors.flush()
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            )
+            try:
+                yield process, log
+            finally:
+                _end(process)
+
+
+def main(argv: list[str] | None = None) -> None:
+    with user_errors():
+        words = sys.argv[1:] if argv is None else argv
+        demo = Demo(parse_args(DemoConfig, __doc__, words, section="demo"))
+        if (demo.run / "summary.json").exists():
+            shutil.rmtree(demo.run)
+        print(f"tempo_ray demo: everything is written to {demo.run}/", flush=True)
+        make_corpora(demo)
+        train_models(demo)
+        ask_models(demo)
+        report(demo)
+
+
+def make_corpora(demo: Demo) -> None:
+    config = demo.config
+    videos = {"train": config.train_videos, "test": config.test_videos}
+    title = f"drawing {videos['train']} + {videos['test']} videos with known stories"
+    with demo.phase("world", title):
+        for split, count in videos.items():
+            output = demo.world / split
+            if not (output / "instructions.jsonl").exists():
+                demo.job(
+                    "make-shapeworld",
+                    f"output={output}",
+                    f"split={split}",
+                    f"videos={count}",
+                    f"seed={config.seed}",
+                )
+
+
+def train_models(demo: Demo) -> None:
+    seed = f"seed={demo.config.seed}"
+    videos = f"videos.input={demo.world / 'train' / 'videos'}"
+    data = f"sft.data={demo.world / 'train' / 'instructions.jsonl'}"
+    with demo.phase("pairs", "videos -> shots -> clean and perturbed answers -> preference pairs"):
+        demo.job("generate-pairs", f"run={demo.tempo}", videos, seed)
+    with demo.phase("tempo", "TEMPO: curriculum DPO from easy to hard, then SFT"):
+        demo.job("train", f"run={demo.tempo}", "recipe=pre_sft", data, seed)
+    with demo.phase("sft", "the baseline: the same SFT without the alignment"):
+        demo.job("train", f"run={demo.sft}", "recipe=sft", data, seed)
+
+
+def ask_models(demo: Demo) -> None:
+    paths = {"sft": demo.sft / "model", "tempo": demo.tempo / "model"}
+    served = ", ".join(f"{{name: {name}, path: {path}}}" for name, path in paths.items())
+    port = demo.config.port or free_port()
+    with (
+        demo.phase("answers", "both models behind one endpoint, the same questions to both"),
+        demo.serving(f"models=[{served}]", f"port={port}", f"run={demo.run}") as url,
+    ):
+        demo.job(
+            "evaluate",
+            f"run={demo.run}",
+            f"endpoint={url}",
+            "models=[sft, tempo]",
+            f"questions={demo.world / 'test' / 'questions.jsonl'}",
+            f"seed={demo.config.seed}",
+            quiet=True,
+        )
+
+
+def report(demo: Demo) -> None:
+    """Writes summary.json and demo.png, and prints the table and where everything is."""
+    from tempo_ray.report.demo import draw_summary, facts_from, table
+
+    facts = facts_from(
+        pairs=_summary(demo.tempo, "generate_pairs"),
+        scores=_summary(demo.run, "evaluate"),
+        seed=demo.config.seed,
+        seconds=demo.seconds | {"total": round(time.monotonic() - demo.began, 1)},
+    )
+    picture = demo.run / "demo.png"
+    draw_summary(facts, demo.world / "train" / "videos", demo.tempo / "pairs", picture)
+    part = demo.run / ".summary.json.part"
+    part.write_text(json.dumps(facts.as_json(), indent=1) + "\n")
+    part.rename(demo.run / "summary.json")
+    print("\n" + table(facts))
+    tensorboard = RunPaths(str(demo.tempo)).tensorboard
+    places = {
+        "figures": demo.run / "summary.json",
+        "picture": picture,
+        "pairs (Parquet)": demo.tempo / "pairs",
+        "the aligned model": demo.tempo / "model",
+        "the baseline": demo.sft / "model",
+        "every answer": demo.run / "scores",
+        "curves": f"tensorboard --logdir {tensorboard}",
+        "logs": demo.logs,
+    }
+    print("\n".join(f"  {name:18} {place}" for name, place in places.items()))
+
+
+def _summary(run: Path, job: str) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads(Path(RunPaths(str(run)).summary(job)).read_text())
+    return summary
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
+    stdout: IO[str] | None = process.stdout
+    assert stdout is not None
+    for line in stdout:
+        if line.strip() and not line.startswith("\x1b["):  # Ray's own warnings are coloured
+            yield line.rstrip()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _give_up(name: str, status: int, log: Path) -> None:
+    tail = log.read_text(errors="replace").strip().splitlines()[-12:]
+    print("\n".join(tail), file=sys.stderr)
+    print(
+        f"\ntempo-ray {name} ended with status {status}; the whole log is in {log}",
+        file=sys.stderr,
+    )
+    raise SystemExit(1)

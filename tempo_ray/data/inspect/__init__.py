@@ -1,0 +1,1 @@
+"""What reads a finished run: explain a pair, export pairs, rank videos."""

@@ -1,0 +1,1 @@
+"""What stands beside the pipeline: settings, recovery, progress, accounting, and the job."""

@@ -1,0 +1,1 @@
+"""A recipe's stages, one Ray Train run each -> the run's model."""

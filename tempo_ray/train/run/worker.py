@@ -1,0 +1,137 @@
+"""What Ray Train runs on every worker: one stage, from the run's folders to the stage's own.
+
+Tested in tests/integration/test_train.py.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray.train
+from ray.util.metrics import Gauge
+
+from tempo_ray.config import TrainConfig
+from tempo_ray.paths import RunPaths
+from tempo_ray.records import StageResult, StageSpec, StepMetrics, Stopped, write_row
+from tempo_ray.storage import (
+    delete_local_copy,
+    is_uri,
+    join,
+    local_copy,
+    publish,
+    staging_folder,
+    write_bytes,
+)
+
+if TYPE_CHECKING:
+    from tempo_ray.train.stage.context import StageContext
+
+
+@dataclass(frozen=True)
+class StageTask:
+    """One stage, as the driver hands it to the workers."""
+
+    config: TrainConfig
+    spec: StageSpec
+    start: str
+    """Folder, URI or hub name of the model that the stage starts from."""
+    obsolete: tuple[str, ...]
+    """Models that no stage will start from again."""
+    checkpoints: str
+    run_name: str
+    """Ray Train's name of the run, and of its own folder."""
+
+
+def run_stage(task: StageTask, mailbox: Any) -> StageResult | Stopped:
+    """Trains a stage on this worker. `mailbox` takes lines of progress.
+
+    Rank 0 publishes the stage's folder; its stage.json comes last, and a stage that has it is
+    finished.
+    """
+    _set_environment(task.config)
+    from tempo_ray.train.run.plan import stage_examples
+    from tempo_ray.train.stage.context import StageIO
+    from tempo_ray.train.stage.loop import train_stage
+    from tempo_ray.train.stage.zero import initialise_deepspeed
+
+    config, name = task.config, task.spec.name
+    is_rank_0 = ray.train.get_context().get_world_rank() == 0
+    _share_threads(config)
+    initialise_deepspeed()
+    context = _make_context(task)
+    target = RunPaths(config.run).stage(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        curves = scratch if is_uri(config.run) else RunPaths(config.run).tensorboard
+        io = StageIO(
+            log=mailbox.put.remote if is_rank_0 else _discard,
+            observe=_ray_gauges(name),
+            checkpoints=task.checkpoints,
+            output=staging_folder(target) if is_rank_0 else Path(scratch),
+            tensorboard=Path(curves, name),
+        )
+        result = train_stage(context, stage_examples(config, name), io)
+        if isinstance(result, Stopped):
+            return result
+        result = replace(result, start=task.start)
+        if is_rank_0:
+            if is_uri(config.run) and io.tensorboard.exists():
+                shutil.copytree(io.tensorboard, io.output / "tensorboard")
+            publish(io.output, target)
+            stage_json = json.dumps(write_row(result), indent=1) + "\n"
+            write_bytes(join(target, "stage.json"), stage_json.encode())
+    return result
+
+
+def _set_environment(config: TrainConfig) -> None:
+    """What torch and DeepSpeed read when they are imported."""
+    if not config.workers.gpus:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # rows differ in length from step to step
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
+def _share_threads(config: TrainConfig) -> None:
+    import torch
+
+    if not config.workers.gpus:
+        workers_here = ray.train.get_context().get_local_world_size()
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers_here))
+
+
+def _make_context(task: StageTask) -> "StageContext":
+    """The stage's context, with local copies of its models."""
+    from tempo_ray.train.objective import objective_of
+    from tempo_ray.train.stage.context import StageContext
+
+    for uri in task.obsolete:
+        delete_local_copy(uri)
+    return StageContext(
+        config=task.config,
+        spec=task.spec,
+        objective=objective_of(task.spec.objective, task.config),
+        start=local_copy(task.start),
+        initial=local_copy(task.config.model),
+    )
+
+
+def _ray_gauges(stage: str) -> Callable[[StepMetrics], None]:
+    """Takes metrics of steps; each is a Ray gauge, tempo_train_NAME."""
+    gauges: dict[str, Gauge] = {}
+
+    def observe(metrics: StepMetrics) -> None:
+        for name, value in metrics.items():
+            if name not in gauges:
+                description = name.replace("_", " ")
+                gauges[name] = Gauge(f"tempo_train_{name}", description, tag_keys=("stage",))
+            gauges[name].set(value, {"stage": stage})
+
+    return observe
+
+
+def _discard(line: str) -> None:
+    """Lines of progress come from rank 0 alone."""

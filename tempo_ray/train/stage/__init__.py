@@ -1,0 +1,1 @@
+"""What every rank runs for one stage. Needs torch's process group and nothing of Ray."""

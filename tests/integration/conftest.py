@@ -1,0 +1,37 @@
+"""One Ray, one set of drawn videos, for all tests of a process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from tempo_ray.cluster import connect
+from tempo_ray.config import RayConfig
+from tempo_ray.shapeworld.render import write_video
+from tempo_ray.shapeworld.story import draw_story
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.engine)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray in this process: the jobs that run in it use it."""
+    connect(RayConfig(num_cpus=8))
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def drawn_videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Twelve videos of four or five shots."""
+    folder = tmp_path_factory.mktemp("drawn")
+    files = [folder / f"{seed}.mp4" for seed in range(12)]
+    for seed, file in enumerate(files):
+        write_video(draw_story(np.random.default_rng(seed), 4 + seed % 2), file, 24, 64, 64)
+    return files

@@ -1,0 +1,116 @@
+"""Running jobs in tests: in this process, on the Ray that all tests of it share; or as processes of
+their own, which end with the block that started them.
+"""
+
+import contextlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tempo_ray.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run_job(command: str, *words: str) -> Ended:
+    """A subcommand of tempo-ray in this process. Needs the `ray_cluster` fixture if it uses Ray."""
+    out, err = io.StringIO(), io.StringIO()
+    status = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([command, *words])
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return Ended(status, out.getvalue(), err.getvalue())
+
+
+def _default_interrupt() -> None:
+    """A suite in the background ignores Ctrl-C, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def started_job(
+    name: str, *words: str, log: Path, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """jobs/NAME.py in a process group of its own; whatever is left of it is killed at the end."""
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *words],
+            cwd=ROOT,
+            env=os.environ | (environment or {}),
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_default_interrupt,
+        )
+    try:
+        yield process
+    finally:
+        kill_group(process)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """The process, its descendants and its group, at one stroke."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def finish_job(name: str, *words: str, log: Path, seconds: float = 400) -> str:
+    """Runs jobs/NAME.py to its end, which must be a success; returns what it printed."""
+    with started_job(name, *words, log=log) as process:
+        assert process.wait(seconds) == 0, log.read_text()[-3000:]
+    return log.read_text()
+
+
+def wait_until(
+    condition: Callable[[], object],
+    process: subprocess.Popen[bytes],
+    log: Path,
+    seconds: float = 300,
+) -> None:
+    """Until the condition holds; fails where the process ends before, or the time is up."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.05)
+
+
+def processes_named(root: psutil.Process, name: str) -> list[psutil.Process]:
+    """Descendants whose command line contains the name: Ray actors are named after their class."""
+    found = []
+    for child in root.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if name in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
