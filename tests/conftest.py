@@ -1,4 +1,4 @@
-"""Shapes of arrays, checked at run time: every annotation of these modules, on every call in a test.
+"""Array shapes, checked at run time: every annotation of these modules, on every call in a test.
 
 The hook must be installed before they are imported, so it is here and not in tests/train.
 """

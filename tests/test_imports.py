@@ -93,7 +93,7 @@ def test_what_answers_help_imports_neither_ray_nor_torch(module: str) -> None:
     assert done.stdout.strip() == "set()"
 
 
-def tests_named(file: Path) -> list[str]:
+def named_tests(file: Path) -> list[str]:
     """Paths under tests/ that the docstring of a module names."""
     docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
     return [word.strip("`.,;:()") for word in docstring.split() if "tests/" in word]
@@ -111,7 +111,7 @@ def test_every_module_has_its_test_or_says_where_it_is_tested(file: Path) -> Non
     namesake = ROOT / "tests" / relative.parent / f"test_{relative.name}"
     if namesake.is_file():
         return
-    named = tests_named(file) or tests_named(file.with_name("__init__.py"))
+    named = named_tests(file) or named_tests(file.with_name("__init__.py"))
     assert named, f"no {namesake.relative_to(ROOT)}, and its docstring names no test file"
     for name in named:
         assert (ROOT / name).is_file(), f"{relative} names {name}, which does not exist"

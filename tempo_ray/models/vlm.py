@@ -4,9 +4,6 @@
 `chat_text` and the same frames, builds the same.
 """
 
-# torch and transformers annotate only some of their functions
-# mypy: allow-untyped-calls
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache

@@ -60,7 +60,7 @@ class Core(EngineCoreProc):
             pass
         except Exception:  # whatever it was, the engine is lost and its client must learn of it
             logger.exception("the engine core stopped")
-            self._send_engine_dead()
+            self._send_engine_dead()  # type: ignore[no-untyped-call]  # vLLM's own
 
 
 def import_model_class(model: str) -> None:

@@ -3,9 +3,6 @@
 Stock architectures and processors: transformers and vLLM load the folder without code of ours.
 """
 
-# torch and transformers annotate only some of their functions
-# mypy: allow-untyped-calls
-
 import json
 from pathlib import Path
 from typing import Any, Literal

@@ -114,22 +114,22 @@ def events_in(text: str) -> list[str]:
     return _EVENT.findall(text)
 
 
-def pairs_in_order(told: Sequence[str], true: Sequence[str]) -> tuple[int, int]:
-    """Of the pairs of true events that are both told: how many are in order, and how many there
+def pairs_in_order(named: Sequence[str], true: Sequence[str]) -> tuple[int, int]:
+    """Of the pairs of true events that are both named: how many are in order, and how many there
     are."""
-    places = [told.index(event) for event in true if event in told]
+    places = [named.index(event) for event in true if event in named]
     pairs = list(itertools.combinations(places, 2))
     return sum(earlier < later for earlier, later in pairs), len(pairs)
 
 
 def compare(captions: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Retelling:
-    """Per caption, the events that it tells and the true ones -> figures over all captions."""
-    named = sum(len(set(told) & set(true)) for told, true in captions)
+    """Per caption, the events that it names and the true ones -> figures over all captions."""
+    recalled = sum(len(set(named) & set(true)) for named, true in captions)
     events = sum(len(true) for _, true in captions)
-    right, pairs = np.sum([pairs_in_order(told, true) for told, true in captions], axis=0)
-    exact = [list(told) == list(true) for told, true in captions]
+    right, pairs = np.sum([pairs_in_order(named, true) for named, true in captions], axis=0)
+    exact = [list(named) == list(true) for named, true in captions]
     return Retelling(
-        events_named=round(named / events, 4),
+        events_named=round(recalled / events, 4),
         pairs_in_order=round(float(right / max(1, pairs)), 4),
         all_events_in_order=round(float(np.mean(exact)), 4),
     )

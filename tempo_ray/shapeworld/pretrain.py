@@ -4,9 +4,6 @@ It plays the paper's pre-trained model: it sees what is in a shot, writes faithf
 in words, and ties whole videos to time only weakly (see tasks.py).
 """
 
-# torch and transformers annotate only some of their functions
-# mypy: allow-untyped-calls
-
 import math
 import os
 import platform

@@ -3,9 +3,6 @@
 Real vision towers come pre-trained too. Tested in tests/shapeworld/test_pretrain.py.
 """
 
-# torch and transformers annotate only some of their functions
-# mypy: allow-untyped-calls
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

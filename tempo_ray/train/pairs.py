@@ -1,6 +1,6 @@
 """A folder of Parquet files -> the preference pairs in it, checked column by column.
 
-Tested in tests/train/test_plan.py.
+Tested in tests/train/run/test_plan.py.
 """
 
 from dataclasses import dataclass

@@ -272,7 +272,7 @@ def test_every_bad_file_becomes_the_right_row_and_transient_failures_are_retried
     [
         (["videos.input=/no/such/folder"], "no such file or folder"),
         (["videos.input={texts}"], "no videos in it (1 files of other kinds)"),
-        (["videos.input={videos}", "respond.model={texts}"], "no config.json in it"),
+        (["videos.input={videos}", "respond.model={texts}"], "it has no config.json"),
         (["videos.input={videos}", "respond.model=/no/model"], "no such folder"),
         (["videos.input={videos}", "run=/proc/nothing"], "cannot write to run="),
         (["videos.input={videos}", "run={texts}/working_dir_files/_ray_pkg_1/x"], "or a URI"),

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import psutil
@@ -19,53 +19,35 @@ import torch
 from safetensors.torch import load_file
 
 from tempo_ray.models.vlm import load_model, load_model_config
+from tests.integration.jobs import kill_group, processes_named, run_job, started_job, wait_until
 from tests.train.stages import config_of, make_inputs, plain_losses, read_lines
 
-pytestmark = pytest.mark.engine
-
-ROOT = Path(__file__).parents[2]
-
-
-def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("wb") as output:
-        command = [sys.executable, str(ROOT / "jobs" / "train.py"), *words]
-        return subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+Trained = tuple[Path, list[str], str]
+"""A folder, the words of the command that trained in it, and what that printed."""
 
 
-def finish(words: list[str], log: Path) -> str:
-    assert start(words, log).wait(400) == 0, log.read_text()
-    return log.read_text()
-
-
-def wait_for_a_checkpoint(process: subprocess.Popen[bytes], root: Path, log: Path) -> None:
-    deadline = time.monotonic() + 300
-    while not list((root / "run" / "train" / "checkpoints").glob("align-8-*/*/checkpoint.json")):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
+def checkpoints(root: Path) -> list[Path]:
+    return list((root / "run" / "train" / "checkpoints").glob("align-8-*/*/checkpoint.json"))
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
+def trained(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The driver and all its processes are killed after the first checkpoint; the same command
     finishes what they began."""
     root = tmp_path_factory.mktemp("train")
     words = make_inputs(root)
-    process = start(words, root / "killed.log")
-    wait_for_a_checkpoint(process, root, root / "killed.log")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (root / "run" / "stages" / "align-8" / "stage.json").exists(), (
-        "killed too late to test anything"
-    )
-    return root, words, finish(words, root / "log")
+    log = root / "killed.log"
+    with started_job("train", *words, log=log) as process:
+        wait_until(lambda: checkpoints(root), process, log)
+        kill_group(process)
+    stage = root / "run" / "stages" / "align-8" / "stage.json"
+    assert not stage.exists(), "killed too late to test anything"
+    ended = run_job("train", *words)
+    assert ended.status == 0, ended.err[-3000:]
+    return root, words, ended.out
 
 
-def test_a_killed_worker_costs_nothing(
-    trained: tuple[Path, list[str], str], tmp_path: Path
-) -> None:
+def test_a_killed_worker_costs_nothing(trained: Trained, tmp_path: Path) -> None:
     """The run resumes by itself; its weights are those of the run whose driver was killed, bit for
     bit."""
     root, words, _ = trained
@@ -76,17 +58,26 @@ def test_a_killed_worker_costs_nothing(
         "align.curriculum.strengths=[8]",
         "workers.max_failures=2",
     ]
-    process = start(changed, tmp_path / "log")
-    wait_for_a_checkpoint(process, tmp_path, tmp_path / "log")
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "TrainWorker" in " ".join(child.cmdline())
-    ]
-    assert len(workers) == 2
-    workers[1].kill()
-    assert process.wait(400) == 0, (tmp_path / "log").read_text()
-    assert "align-8: done" in (tmp_path / "log").read_text()
+    killed: list[psutil.Process] = []
+    over = threading.Event()
+
+    def kill_a_worker() -> None:
+        while not checkpoints(tmp_path):
+            if over.wait(0.05):
+                return
+        workers = processes_named(psutil.Process(), "TrainWorker")
+        assert len(workers) == 2
+        workers[1].kill()
+        killed.append(workers[1])
+
+    killer = threading.Thread(target=kill_a_worker)
+    killer.start()
+    ended = run_job("train", *changed)
+    over.set()
+    killer.join()
+    assert ended.status == 0, ended.err[-3000:]
+    assert killed
+    assert "align-8: done" in ended.out
     driver_killed, worker_killed = (
         load_file(folder / "run" / "stages" / "align-8" / "merged" / "model.safetensors")
         for folder in (root, tmp_path)
@@ -96,37 +87,23 @@ def test_a_killed_worker_costs_nothing(
         assert torch.equal(weight, worker_killed[name]), name
 
 
-def test_ctrl_c_ends_it_at_once(trained: tuple[Path, list[str], str], tmp_path: Path) -> None:
+def test_ctrl_c_ends_it_at_once(trained: Trained, tmp_path: Path) -> None:
     _, words, _ = trained
-    process = start(
-        [*words, f"run={tmp_path / 'run'}", "recipe=align", "align.curriculum.epochs=500"],
-        tmp_path / "log",
-    )
-    wait_for_a_checkpoint(process, tmp_path, tmp_path / "log")
-    second = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "jobs" / "train.py"),
-            *words,
-            f"run={tmp_path / 'run'}",
-            "align.curriculum.epochs=500",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert second.returncode == 2
-    assert "another process is training" in second.stderr
-    os.kill(process.pid, signal.SIGINT)
-    assert process.wait(30) == 130, (tmp_path / "log").read_text()
-    assert "train: interrupted" in (tmp_path / "log").read_text()
-    assert (
-        json.loads((tmp_path / "run" / "summary" / "train.json").read_text())["error"]
-        == "interrupted"
-    )
+    run, log = tmp_path / "run", tmp_path / "log"
+    words = [*words, f"run={run}", "align.curriculum.epochs=500"]
+    with started_job("train", *words, "recipe=align", log=log) as process:
+        wait_until(lambda: checkpoints(tmp_path), process, log)
+        second = run_job("train", *words)
+        assert second.status == 2
+        assert "another process is training" in second.err
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(30) == 130, log.read_text()
+    assert "train: interrupted" in log.read_text()
+    summary = json.loads((run / "summary" / "train.json").read_text())
+    assert summary["error"] == "interrupted"
 
 
-def test_stock_vllm_loads_what_comes_out(trained: tuple[Path, list[str], str]) -> None:
+def test_stock_vllm_loads_what_comes_out(trained: Trained) -> None:
     root, _, _ = trained
     script = f"""
 from tempo_ray.config import EngineConfig
@@ -147,7 +124,7 @@ print(len(outputs[0].outputs[0].token_ids))
     assert int(done.stdout.splitlines()[-1]) > 0
 
 
-def test_it_resumed_from_the_checkpoint(trained: tuple[Path, list[str], str]) -> None:
+def test_it_resumed_from_the_checkpoint(trained: Trained) -> None:
     _, _, output = trained
     assert "align-8  resumes after step" in output
     assert "align-8  step 1/" not in output
@@ -155,7 +132,7 @@ def test_it_resumed_from_the_checkpoint(trained: tuple[Path, list[str], str]) ->
     assert "sft: done" in output
 
 
-def test_losses_are_those_of_plain_pytorch(trained: tuple[Path, list[str], str]) -> None:
+def test_losses_are_those_of_plain_pytorch(trained: Trained) -> None:
     root, words, _ = trained
     history = read_lines(root / "run" / "stages" / "align-8" / "history.jsonl")
     losses = [metrics["loss"] for metrics in history]
@@ -165,7 +142,7 @@ def test_losses_are_those_of_plain_pytorch(trained: tuple[Path, list[str], str])
     assert losses == pytest.approx(plain, rel=2e-5)
 
 
-def test_everything_is_accounted_for(trained: tuple[Path, list[str], str]) -> None:
+def test_everything_is_accounted_for(trained: Trained) -> None:
     root, _, output = trained
     stage = json.loads((root / "run" / "stages" / "align-8" / "stage.json").read_text())
     assert (stage["pairs"], stage["examples"], stage["skipped"]) == (27, 9, {"missing": 3})
@@ -179,7 +156,7 @@ def test_everything_is_accounted_for(trained: tuple[Path, list[str], str]) -> No
     assert list((root / "run" / "train" / "tensorboard" / "align-4").iterdir())
 
 
-def test_the_model_is_complete_and_changed(trained: tuple[Path, list[str], str]) -> None:
+def test_the_model_is_complete_and_changed(trained: Trained) -> None:
     root, _, _ = trained
     before = dict(load_model(str(root / "model"), torch.float32).named_parameters())
     stages = {
@@ -206,23 +183,22 @@ def test_the_model_is_complete_and_changed(trained: tuple[Path, list[str], str])
         assert torch.equal(parameter, last[name]), name
 
 
-def test_a_second_run_trains_nothing(trained: tuple[Path, list[str], str]) -> None:
+def test_a_second_run_trains_nothing(trained: Trained) -> None:
     root, words, _ = trained
     model = root / "run" / "model" / "model.safetensors"
     written = model.stat().st_mtime_ns
-    output = finish(words, root / "second.log")
+    ended = run_job("train", *words)
+    assert ended.status == 0, ended.err[-3000:]
+    output = ended.out
     for name in ("align-8", "align-4", "sft"):
         assert output.count(f"{name}: already finished") == 1
     assert "step 1/" not in output
     assert model.stat().st_mtime_ns == written
 
 
-def test_other_settings_in_the_same_run_are_refused_in_one_line(
-    trained: tuple[Path, list[str], str],
-) -> None:
+def test_other_settings_in_the_same_run_are_refused_in_one_line(trained: Trained) -> None:
     _, words, _ = trained
-    command = [sys.executable, str(ROOT / "jobs" / "train.py"), *words, "align.lora.rank=8"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 2
-    assert "other settings or data" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    refused = run_job("train", *words, "align.lora.rank=8")
+    assert refused.status == 2
+    assert "other settings or data" in refused.err
+    assert len(refused.err.strip().splitlines()) == 1, refused.err

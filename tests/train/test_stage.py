@@ -1,8 +1,7 @@
 """tempo_ray/train/stage in real DeepSpeed engines on two processes: the numbers of plain PyTorch,
 and nothing lost to kills.
 
-The tests of loop, step, prefetch, result, trackers, collectives and checkpoints; those of health
-and zero that need no second process are in test_health.py and test_zero.py.
+What needs no second process is tested in tests/train/stage.
 """
 
 import shutil

@@ -1,4 +1,7 @@
-"""The generate_pairs job: a folder of videos -> a run with answers, pairs and a summary."""
+"""The generate_pairs job: a folder of videos -> a run with answers, pairs and a summary.
+
+Tested in tests/data/run/test_generate_pairs_job.py and tests/integration/test_generate_pairs.py.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a stage is given, and what it reports to: its context, the same on all ranks, and its IO."""
+"""The inputs of a stage beside its examples, and where it reports and writes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 @dataclass(frozen=True)
 class StageContext:
-    """What decides a stage's training, beside its examples."""
+    """What decides a stage's training beside its examples; the same on all ranks."""
 
     config: TrainConfig
     spec: StageSpec

@@ -1,7 +1,4 @@
-"""A trained stage -> its result, and its output on rank 0.
-
-Tested in tests/train/stage/test_loop.py.
-"""
+"""A trained stage -> its result, and its output on rank 0."""
 
 import json
 import os

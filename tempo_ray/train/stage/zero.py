@@ -12,7 +12,7 @@ import torch.distributed as dist
 from deepspeed.utils import logger
 from peft import PeftModel
 from transformers import PreTrainedModel
-from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from tempo_ray.config import DeepSpeedConfig, OptimizerConfig
 from tempo_ray.models.vlm import load_model

@@ -5,7 +5,7 @@ from pathlib import Path
 from tempo_ray.config import TrainConfig
 from tempo_ray.records import StageSpec
 from tempo_ray.train.run.model_card import draw_curves, model_card
-from tests.train.test_plan import stage_result
+from tests.train.run.test_plan import stage_result
 
 
 def test_the_card_has_a_row_per_stage_and_the_config() -> None:
