@@ -5,17 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check test lint format lock wheel clean
+.PHONY: demo check unit test lint format lock wheel clean
 
 demo: $(READY)
 	$(BIN)/tempo-ray demo
 
-check: lint
-	$(BIN)/python -m pytest -m "not engine and not gpu" --durations=5 \
-		--cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
+check: $(READY)
+	@$(MAKE) --no-print-directory --jobs=2 lint unit
 
+unit: $(READY)
+	$(BIN)/python -m pytest -m "not engine and not slow and not gpu" \
+		--ignore=tests/integration --numprocesses=2 --durations=3
+
+# Files are shared out between two processes; those of a file share its Ray and its trained stages.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

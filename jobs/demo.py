@@ -1,6 +1,8 @@
-"""`tempo-ray demo` as a file, for `ray job submit --working-dir . -- python jobs/demo.py ...`.
+"""`tempo-ray demo` as a file, to submit:
 
-`python jobs/demo.py --help` lists every key.
+    ray job submit --working-dir . -- python jobs/demo.py [--config NAME_OR_FILE] [key=value ...]
+
+`--help` lists every key.
 """
 
 from tempo_ray.cli.demo import main

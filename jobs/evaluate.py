@@ -1,6 +1,8 @@
-"""`tempo-ray evaluate` as a file, for `ray job submit --working-dir . -- python jobs/evaluate.py ...`.
+"""`tempo-ray evaluate` as a file, to submit:
 
-`python jobs/evaluate.py --help` lists every key.
+    ray job submit --working-dir . -- python jobs/evaluate.py [--config NAME_OR_FILE] [key=value ...]
+
+`--help` lists every key.
 """
 
 from tempo_ray.cli.evaluate import main

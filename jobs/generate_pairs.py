@@ -1,6 +1,8 @@
-"""`tempo-ray generate-pairs` as a file, for `ray job submit --working-dir . -- python jobs/generate_pairs.py ...`.
+"""`tempo-ray generate-pairs` as a file, to submit:
 
-`python jobs/generate_pairs.py --help` lists every key.
+    ray job submit --working-dir . -- python jobs/generate_pairs.py [--config NAME_OR_FILE] [key=value ...]
+
+`--help` lists every key.
 """
 
 from tempo_ray.cli.generate_pairs import main

@@ -1,6 +1,8 @@
-"""`tempo-ray make-shapeworld` as a file, for `ray job submit --working-dir . -- python jobs/make_shapeworld.py ...`.
+"""`tempo-ray make-shapeworld` as a file, to submit:
 
-`python jobs/make_shapeworld.py --help` lists every key.
+    ray job submit --working-dir . -- python jobs/make_shapeworld.py [--config NAME_OR_FILE] [key=value ...]
+
+`--help` lists every key.
 """
 
 from tempo_ray.cli.make_shapeworld import main

@@ -1,6 +1,8 @@
-"""`tempo-ray pretrain-shapeworld` as a file, for `ray job submit --working-dir . -- python jobs/pretrain_shapeworld.py ...`.
+"""`tempo-ray pretrain-shapeworld` as a file, to submit:
 
-`python jobs/pretrain_shapeworld.py --help` lists every key.
+    ray job submit --working-dir . -- python jobs/pretrain_shapeworld.py [--config NAME_OR_FILE] [key=value ...]
+
+`--help` lists every key.
 """
 
 from tempo_ray.cli.pretrain_shapeworld import main

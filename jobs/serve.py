@@ -1,6 +1,8 @@
-"""`tempo-ray serve` as a file, for `ray job submit --working-dir . -- python jobs/serve.py ...`.
+"""`tempo-ray serve` as a file, to submit:
 
-`python jobs/serve.py --help` lists every key.
+    ray job submit --working-dir . -- python jobs/serve.py [--config NAME_OR_FILE] [key=value ...]
+
+`--help` lists every key.
 """
 
 from tempo_ray.cli.serve import main

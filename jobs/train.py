@@ -1,6 +1,8 @@
-"""`tempo-ray train` as a file, for `ray job submit --working-dir . -- python jobs/train.py ...`.
+"""`tempo-ray train` as a file, to submit:
 
-`python jobs/train.py --help` lists every key.
+    ray job submit --working-dir . -- python jobs/train.py [--config NAME_OR_FILE] [key=value ...]
+
+`--help` lists every key.
 """
 
 from tempo_ray.cli.train import main

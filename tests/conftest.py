@@ -1,7 +1,9 @@
-"""Array shapes, checked at run time: every annotation of these modules, on every call in a test.
+"""What must be set before any test imports anything.
 
-The hook must be installed before they are imported, so it is here and not in tests/train.
+Array shapes are checked at run time: every annotation of the modules below, on every call in a test.
 """
+
+import os
 
 from jaxtyping import install_import_hook
 
@@ -12,3 +14,7 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Test processes side by side, each with a thread per core, would wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")

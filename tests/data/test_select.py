@@ -110,6 +110,7 @@ def test_a_file_without_read_permission_raises_what_is_retried() -> None:
             os.seteuid(user)
 
 
+@pytest.mark.slow
 def test_a_long_full_hd_video_needs_little_memory(tmp_path: Path) -> None:
     """3 minutes of 1080p, 30 frames a second: 33 GB of pixels, of which the decoding process never
     holds 1 GB."""

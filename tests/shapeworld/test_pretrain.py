@@ -46,6 +46,7 @@ def test_the_shipped_record_is_of_todays_settings_and_mix(family: ModelType) -> 
     assert list(row) == [field.name for field in fields(PretrainRecord)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_interrupted_run_ends_with_the_same_weights(family: ModelType, tmp_path: Path) -> None:
     settings = PretrainSettings(

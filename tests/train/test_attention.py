@@ -104,6 +104,7 @@ def test_flex_attends_to_the_same_tokens() -> None:
     assert torch.allclose(flex_attention(query, key, value, block_mask=mask), dense, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_of_many_lengths_compile_few_times() -> None:
     """Compiled for each length, it would reach torch's limit, past which it materialises the
     attention of the whole row. The graphs run uncompiled here: tests/train/test_gpu.py tests

@@ -88,6 +88,7 @@ def packed_and_plain(
     return packed, differentiate(plain_model, torch.stack(answers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.usefixtures("doubles_throughout")
 def test_packed_prefix_sharing_equals_the_plain_forward(
