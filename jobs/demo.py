@@ -1,6 +1,7 @@
-"""`tempo-ray demo` as a file, to submit:
+"""`tempo-ray demo` as a file, to submit to a cluster:
 
-    ray job submit --working-dir . -- python jobs/demo.py [--config NAME_OR_FILE] [key=value ...]
+    ray job submit --working-dir . -- \\
+        python jobs/demo.py [--config NAME_OR_FILE] [key=value ...]
 
 `--help` lists every key.
 """

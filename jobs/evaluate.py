@@ -1,6 +1,7 @@
-"""`tempo-ray evaluate` as a file, to submit:
+"""`tempo-ray evaluate` as a file, to submit to a cluster:
 
-    ray job submit --working-dir . -- python jobs/evaluate.py [--config NAME_OR_FILE] [key=value ...]
+    ray job submit --working-dir . -- \\
+        python jobs/evaluate.py [--config NAME_OR_FILE] [key=value ...]
 
 `--help` lists every key.
 """

@@ -1,6 +1,7 @@
-"""`tempo-ray serve` as a file, to submit:
+"""`tempo-ray serve` as a file, to submit to a cluster:
 
-    ray job submit --working-dir . -- python jobs/serve.py [--config NAME_OR_FILE] [key=value ...]
+    ray job submit --working-dir . -- \\
+        python jobs/serve.py [--config NAME_OR_FILE] [key=value ...]
 
 `--help` lists every key.
 """

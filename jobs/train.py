@@ -1,6 +1,7 @@
-"""`tempo-ray train` as a file, to submit:
+"""`tempo-ray train` as a file, to submit to a cluster:
 
-    ray job submit --working-dir . -- python jobs/train.py [--config NAME_OR_FILE] [key=value ...]
+    ray job submit --working-dir . -- \\
+        python jobs/train.py [--config NAME_OR_FILE] [key=value ...]
 
 `--help` lists every key.
 """

@@ -1,6 +1,6 @@
 """What must be set before any test imports anything.
 
-Array shapes are checked at run time: every annotation of the modules below, on every call in a test.
+Array shapes are checked at run time: each annotation of the modules below, on each call in a test.
 """
 
 import os
