@@ -57,6 +57,7 @@ def test_a_long_video_is_not_decoded(tmp_path: Path) -> None:
     assert row.reason == "too long (5 s > 2 s)"
 
 
+@pytest.mark.slow
 def test_richness_orders_videos_of_known_richness(tmp_path: Path) -> None:
     """More scenes are richer; as many that share the time evenly are richer than if one takes most
     of it."""

@@ -15,6 +15,7 @@ def test_there_is_a_tiny_model_of_every_supported_family() -> None:
     assert FAMILIES == SUPPORTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_seed_decides_the_weights(family: ModelType, tmp_path: Path) -> None:
     for name, seed in (("first", 1), ("again", 1), ("other", 2)):
