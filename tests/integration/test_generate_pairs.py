@@ -320,6 +320,8 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         f"--port={free_port()}",
         "--num-cpus=6",
         f"--dashboard-port={port}",
+        # the agent that takes jobs; its default port is that of the Ray which the tests share
+        f"--dashboard-agent-listen-port={free_port()}",
         f"--temp-dir={temporary}",
         "--object-store-memory=200000000",
     ]
