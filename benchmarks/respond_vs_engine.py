@@ -27,13 +27,13 @@ from tempo_ray.config.load import load_config
 from tempo_ray.data.key_frames import KeyFrameReader
 from tempo_ray.data.prompts import PROMPT_SETS
 from tempo_ray.data.respond import Answerer, make_engine
-from tempo_ray.data.tables import open_dataset, records_of
 from tempo_ray.models.check import prompts_name
 from tempo_ray.models.engine import Completion, Request, completions
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import VideoAnswers
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
+from tempo_ray.tables import open_dataset, records_of
 
 CONFIG = "embedded"
 

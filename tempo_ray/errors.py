@@ -4,8 +4,8 @@
 class UserError(Exception):
     """Something that the user must change.
 
-    The message says what is wrong and what to do, in one or two lines. Caught once, at the job's
-    boundary (`tempo_ray.job.running`): the job ends with this message and status 2.
+    The message says what is wrong and what to do, in one or two lines. Caught once, at the boundary
+    of a command (`tempo_ray.job.user_errors`): the process ends with this message and status 2.
     """
 
 

@@ -1,13 +1,13 @@
 """A job's config and result -> what the run directory says of it, however the job ends.
 
-The one place where UserError is caught: a mistake is two lines, not fifty.
+`user_errors` is the one place where UserError is caught: a mistake is two lines, not fifty.
 """
 
 import json
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,16 @@ from tempo_ray.paths import RunPaths
 from tempo_ray.records import write_row
 from tempo_ray.storage import write_bytes
 
+Log = Callable[[str], None]
+"""Takes human-readable lines."""
+
 _PACKAGE = "/working_dir_files/_ray_pkg_"
 """Where Ray unpacks the --working-dir of a submitted job."""
+
+
+def print_line(line: str) -> None:
+    """The `Log` of the commands: at once, for whoever reads the output of a pipe."""
+    print(line, flush=True)
 
 
 @dataclass
@@ -44,30 +52,28 @@ def user_errors() -> Iterator[None]:
 def running(name: str, run: str | None, config: Config) -> Iterator[Job]:
     """Writes the resolved config, yields the job, and writes its summary to `summary/NAME.json`.
 
-    The file also has `status` (`done` or `failed`), `seconds`, `config_hash` and `error`. A
-    UserError ends the process with its message and status 2, Ctrl-C with 130; every other exception
-    propagates after it was recorded. Without a run directory nothing is written.
+    The file also has `status` (`done` or `failed`), `seconds`, `config_hash` and `error`. Ctrl-C
+    ends the process with status 130; every other exception propagates after it was recorded.
+    Without a run directory nothing is written.
     """
     job = Job()
     began = time.monotonic()
     status, error = "failed", None
     paths = None if run is None else RunPaths(run)
     try:
-        with user_errors():
-            try:
-                if paths is not None:
-                    _write_configs(name, paths, config)
-                yield job
-                status = "done"
-            except UserError as mistake:
-                error = str(mistake)
-                raise
+        if paths is not None:
+            _write_configs(name, paths, config)
+        yield job
+        status = "done"
     except KeyboardInterrupt:
         error = "interrupted"
         print(f"{name}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except UserError as mistake:
+        error = str(mistake)
+        raise
     except BaseException:  # whatever ended the job is recorded, and propagates
-        error = error or traceback.format_exc(limit=1).strip().splitlines()[-1]
+        error = traceback.format_exc(limit=1).strip().splitlines()[-1]
         raise
     finally:
         if paths is not None:

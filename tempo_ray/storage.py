@@ -93,11 +93,6 @@ def list_folders(folder: str) -> list[str]:
     return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
 
 
-def make_folder(folder: str) -> None:
-    filesystem, path = resolve(folder)
-    filesystem.create_dir(path, recursive=True)
-
-
 def delete_folder(folder: str) -> None:
     """The folder and all in it, if it exists."""
     filesystem, path = resolve(folder)

@@ -18,6 +18,7 @@ LAYER = {
     "schema": 2,
     "records": 2,
     "job": 3,
+    "tables": 3,
     "models": 4,
     "cluster": 5,
     "data": 6,

@@ -7,7 +7,7 @@ import pytest
 
 from tempo_ray.config import PretrainConfig
 from tempo_ray.errors import UserError
-from tempo_ray.job import running
+from tempo_ray.job import running, user_errors
 from tempo_ray.records import ServeSummary
 
 CONFIG = PretrainConfig(output="model")
@@ -40,7 +40,11 @@ def test_what_ends_a_job_is_recorded(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(SystemExit) as ended, running("train", str(tmp_path), CONFIG):
+    with (
+        pytest.raises(SystemExit) as ended,
+        user_errors(),
+        running("train", str(tmp_path), CONFIG),
+    ):
         raise raised
     assert ended.value.code == status
     assert error in capsys.readouterr().err
@@ -63,7 +67,11 @@ def test_any_other_error_is_recorded_and_propagates(tmp_path: Path) -> None:
 def test_a_run_directory_that_cannot_be_used_is_refused(
     run: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended, running("train", run, CONFIG):
+    with (
+        pytest.raises(SystemExit) as ended,
+        user_errors(),
+        running("train", run, CONFIG),
+    ):
         raise AssertionError("the job must not run")
     assert ended.value.code == 2
     assert message in capsys.readouterr().err

@@ -23,6 +23,8 @@ from tempo_ray.config import DemoConfig
 from tempo_ray.config.load import parse_args
 from tempo_ray.job import user_errors
 from tempo_ray.paths import RunPaths
+from tempo_ray.records import write_row
+from tempo_ray.storage import write_bytes
 
 PHASES = ("world", "pairs", "tempo", "sft", "answers")
 
@@ -157,9 +159,8 @@ def report(demo: Demo) -> None:
     )
     picture = demo.run / "demo.png"
     draw_summary(facts, demo.world / "train" / "videos", demo.tempo / "pairs", picture)
-    part = demo.run / ".summary.json.part"
-    part.write_text(json.dumps(facts.as_json(), indent=1) + "\n")
-    part.rename(demo.run / "summary.json")
+    summary = json.dumps(write_row(facts), indent=1) + "\n"
+    write_bytes(str(demo.run / "summary.json"), summary.encode())
     print("\n" + table(facts))
     tensorboard = RunPaths(str(demo.tempo)).tensorboard
     places = {

@@ -14,7 +14,7 @@ import sys
 from tempo_ray.config import EvaluateConfig
 from tempo_ray.config.load import parse_args
 from tempo_ray.errors import UserError
-from tempo_ray.job import running, user_errors
+from tempo_ray.job import print_line, running, user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,7 +31,7 @@ def evaluate(words: list[str]) -> None:
     with running("evaluate", config.run, config) as job:
         from tempo_ray.evaluate.run import evaluate
 
-        evaluate(config, job, lambda line: print(line, flush=True))
+        evaluate(config, job, print_line)
 
 
 def compare(files: list[str]) -> None:

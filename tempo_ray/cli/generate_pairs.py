@@ -23,7 +23,7 @@ from tempo_ray.config import (
 )
 from tempo_ray.config.load import parse_args
 from tempo_ray.errors import UserError
-from tempo_ray.job import running, user_errors
+from tempo_ray.job import print_line, running, user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,7 +45,7 @@ def generate(words: list[str]) -> None:
     with running("generate_pairs", config.run, config) as job:
         from tempo_ray.data.run.job import generate_pairs
 
-        generate_pairs(config, job, lambda line: print(line, flush=True))
+        generate_pairs(config, job, print_line)
 
 
 def explain(words: list[str]) -> None:

@@ -12,7 +12,7 @@ import sys
 
 from tempo_ray.config import PretrainConfig
 from tempo_ray.config.load import parse_args
-from tempo_ray.job import running, user_errors
+from tempo_ray.job import print_line, running, user_errors
 from tempo_ray.storage import parent
 
 
@@ -23,5 +23,5 @@ def main(argv: list[str] | None = None) -> None:
         with running("pretrain_shapeworld", parent(config.output), config) as job:
             from tempo_ray.shapeworld.pretrain import pretrain_job
 
-            job.summary = pretrain_job(config, lambda line: print(line, flush=True))
+            job.summary = pretrain_job(config, print_line)
             print(json.dumps(job.summary.examination, indent=1))

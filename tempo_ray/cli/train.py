@@ -13,7 +13,7 @@ import sys
 
 from tempo_ray.config import TrainConfig
 from tempo_ray.config.load import parse_args
-from tempo_ray.job import running, user_errors
+from tempo_ray.job import print_line, running, user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,4 +23,4 @@ def main(argv: list[str] | None = None) -> None:
         with running("train", config.run, config) as job:
             from tempo_ray.train.run.job import train
 
-            train(config, job, lambda line: print(line, flush=True))
+            train(config, job, print_line)

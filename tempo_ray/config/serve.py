@@ -7,6 +7,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from tempo_ray.config.base import Config, Location, ModelName, RayConfig
 from tempo_ray.config.media import EngineConfig, FramesConfig
 
+TOKEN_VARIABLE = "TEMPO_RAY_TOKEN"
+"""The environment variable with the endpoint's bearer token, for server and client."""
+
 
 class ServedModel(Config):
     name: str

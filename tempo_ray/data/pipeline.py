@@ -22,12 +22,12 @@ from tempo_ray.data.respond import Answerer, make_engine
 from tempo_ray.data.run.progress import Meter, ProgressActor
 from tempo_ray.data.run.recovery import checkpointed, rows_per_block
 from tempo_ray.data.select import Selector
-from tempo_ray.data.tables import count_rows, records_of, table_of
 from tempo_ray.models.check import prompts_name
 from tempo_ray.models.engine import EngineDied, model_hash
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import Pair, TransientFailure, Video, VideoAnswers
 from tempo_ray.storage import delete_folder, join, open_output
+from tempo_ray.tables import count_rows, records_of, table_of
 
 
 class SelectClips:

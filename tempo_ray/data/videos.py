@@ -13,10 +13,10 @@ from pyarrow import fs
 
 from tempo_ray import schema
 from tempo_ray.config import VideosConfig
-from tempo_ray.data.tables import open_dataset, table_of
 from tempo_ray.errors import UserError
 from tempo_ray.records import Video
 from tempo_ray.storage import is_uri, join, open_output, parent, relative_to, resolve
+from tempo_ray.tables import open_dataset, table_of
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "tempo_ray/video")
 ROWS_PER_FILE = 50_000

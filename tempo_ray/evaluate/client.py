@@ -13,11 +13,11 @@ from typing import Any
 
 import openai
 
+from tempo_ray.config.serve import TOKEN_VARIABLE
 from tempo_ray.errors import UserError
 from tempo_ray.evaluate.task import Prompt
 from tempo_ray.storage import read_bytes
 
-TOKEN_VARIABLE = "TEMPO_RAY_TOKEN"
 TEMPERATURE = 0.0
 RETRIES = 3
 

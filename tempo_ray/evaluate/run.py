@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tempo_ray.config import EvaluateConfig
+from tempo_ray.config.serve import TOKEN_VARIABLE
 from tempo_ray.errors import UserError
 from tempo_ray.evaluate.breakdown import (
     accuracies,
@@ -15,16 +16,14 @@ from tempo_ray.evaluate.breakdown import (
     comparison_table,
     comparisons,
 )
-from tempo_ray.evaluate.client import TOKEN_VARIABLE, Endpoint, Reply, ask_all, served_models
+from tempo_ray.evaluate.client import Endpoint, Reply, ask_all, served_models
 from tempo_ray.evaluate.scores import Provenance, read_scores, score_replies, write_scores
 from tempo_ray.evaluate.task import load_questions
 from tempo_ray.evaluate.tasks import TASKS
-from tempo_ray.job import Job
+from tempo_ray.job import Job, Log
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import EvaluateSummary, ModelScores, Score
 from tempo_ray.storage import absolute, read_bytes
-
-Log = Callable[[str], None]
 
 
 def evaluate(config: EvaluateConfig, job: Job, log: Log) -> None:

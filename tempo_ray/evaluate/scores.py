@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from tempo_ray.errors import UserError
 from tempo_ray.evaluate.client import TEMPERATURE, Endpoint, Reply
 from tempo_ray.evaluate.task import QuestionType, Task
-from tempo_ray.records import Score, read_row, write_row
+from tempo_ray.records import Score
 from tempo_ray.schema import SCORE, check_version, with_metadata
-from tempo_ray.storage import read_bytes, write_bytes
+from tempo_ray.storage import open_output, read_bytes
+from tempo_ray.tables import records_of, table_of
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,8 @@ def _score(
 
 
 def write_scores(scores: Sequence[Score], location: str, config_hash: str) -> None:
-    rows = [write_row(score) for score in scores]
-    table = pa.Table.from_pylist(rows, schema=with_metadata(SCORE, config_hash))
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    write_bytes(location, buffer.getvalue())
+    with open_output(location) as stream:
+        pq.write_table(table_of(scores, with_metadata(SCORE, config_hash)), stream)
 
 
 def read_scores(location: str) -> list[Score]:
@@ -87,7 +85,7 @@ def read_scores(location: str) -> list[Score]:
     if missing or not table.num_rows:
         raise UserError(f"{location}: no scores in it (missing: {', '.join(missing) or 'rows'})")
     try:
-        return [read_row(Score, row) for row in table.select(SCORE.names).to_pylist()]
+        return records_of(Score, table.select(SCORE.names))
     except ValidationError as error:
         column = error.errors()[0]["loc"][0]
         raise UserError(f"{location}: not scores: column {column} is not as written") from error

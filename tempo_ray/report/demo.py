@@ -12,9 +12,8 @@ import numpy as np
 
 from tempo_ray.config import FramesConfig
 from tempo_ray.models.frames import read_frames
-from tempo_ray.records import EvaluateSummary, Pair, PairsSummary, read_row, write_row
-from tempo_ray.schema import check_version
-from tempo_ray.storage import parquet_dataset
+from tempo_ray.records import EvaluateSummary, Pair, PairsSummary, read_row
+from tempo_ray.tables import open_dataset, records_of
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -72,10 +71,6 @@ class DemoFacts:
     pairs: int
     accuracy: dict[str, DemoScore]
     """By group of questions."""
-
-    def as_json(self) -> dict[str, Any]:
-        """For json.dumps; `read_row(DemoFacts, ...)` reads it back."""
-        return write_row(self)
 
 
 def facts_from(
@@ -172,12 +167,10 @@ def pick_pair(folder: Path) -> Pair:
 
     Raises UserError where the pairs are of another schema version.
     """
-    dataset = parquet_dataset(str(folder))
+    dataset = open_dataset(str(folder))
     assert dataset is not None, f"no pairs in {folder}"
-    check_version(dataset.schema, str(folder))
-    pairs = [read_row(Pair, row) for row in dataset.to_table().to_pylist()]
     return max(
-        pairs,
+        records_of(Pair, dataset.to_table()),
         key=lambda pair: (
             pair.perturbation != "drop",
             pair.order_distance,

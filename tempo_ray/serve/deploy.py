@@ -18,11 +18,12 @@ import ray.serve
 
 from tempo_ray.cluster import check_memory, connect, engine_bytes, is_shared
 from tempo_ray.config import ServeConfig
+from tempo_ray.config.serve import TOKEN_VARIABLE
 from tempo_ray.errors import UserError
 from tempo_ray.job import Job, running
 from tempo_ray.models.check import check_model
 from tempo_ray.records import ServeSummary
-from tempo_ray.serve.guard import TOKEN_VARIABLE, check_exposure, digest, read_token
+from tempo_ray.serve.guard import check_exposure, digest, read_token
 
 APP = "tempo_ray"
 QUIET = {"log_level": "WARNING"}
@@ -43,8 +44,8 @@ def serve(config: ServeConfig) -> None:
     """Serves until SIGINT or SIGTERM; then returns, even if that was during the start.
 
     Records itself as a job (`tempo_ray.job.running`), because the summary must be written before
-    Ray is shut down, which takes seconds. A UserError or a lost cluster ends the process with a
-    message, and status 2 or 1.
+    Ray is shut down, which takes seconds. A lost cluster ends the process with a message and status
+    1. Raises UserError.
     """
     stop_on_signals()
     ray_alive = True

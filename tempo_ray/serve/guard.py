@@ -16,10 +16,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tempo_ray.config import GuardConfig
+from tempo_ray.config.serve import TOKEN_VARIABLE
 from tempo_ray.errors import UserError
 from tempo_ray.serve.fetch import Refusal, fetch_public
-
-TOKEN_VARIABLE = "TEMPO_RAY_TOKEN"
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]

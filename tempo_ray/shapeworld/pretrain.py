@@ -8,7 +8,6 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tempo_ray.config import PretrainConfig
+from tempo_ray.job import Log
 from tempo_ray.records import PretrainSummary
 from tempo_ray.shapeworld import build
 from tempo_ray.shapeworld.batches import (
@@ -32,8 +32,6 @@ from tempo_ray.shapeworld.exam import examine
 from tempo_ray.shapeworld.record import PretrainRecord, PretrainSettings
 from tempo_ray.shapeworld.tasks import MIX, Tasks
 from tempo_ray.shapeworld.vision import initialise, pretrain_vision
-
-Log = Callable[[str], None]
 
 
 @dataclass

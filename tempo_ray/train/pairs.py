@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tempo_ray.errors import UserError
-from tempo_ray.schema import PAIR, check_version
-from tempo_ray.storage import parquet_dataset
+from tempo_ray.schema import PAIR
+from tempo_ray.tables import open_dataset
 
 REQUIRED = ("uri", "prompt", "chosen", "rejected", "strength")
 NULLABLE = ("order_distance", "kept_share", "text_distance")
@@ -57,7 +57,7 @@ def read_pairs(folder: str) -> list[TrainingPair]:
 
 def _read_table(folder: str) -> pa.Table:
     try:
-        dataset = parquet_dataset(folder)
+        dataset = open_dataset(folder)
         if dataset is None:
             raise UserError(
                 f"{folder}: no such folder of pairs; make them with generate_pairs, or name "
@@ -65,7 +65,6 @@ def _read_table(folder: str) -> pa.Table:
             )
         if not dataset.files:
             raise UserError(f"{folder}: no Parquet files in it")
-        check_version(dataset.schema, folder)
         missing = [name for name in COLUMNS if name not in dataset.schema.names]
         if missing:
             raise UserError(

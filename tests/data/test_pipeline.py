@@ -9,8 +9,8 @@ from tempo_ray import schema
 from tempo_ray.config import GeneratePairsConfig, PoolConfig, RespondConfig, VideosConfig
 from tempo_ray.data.pipeline import MakePairs, actor_pool, set_transient_aside
 from tempo_ray.data.prompts import SHAPEWORLD
-from tempo_ray.data.tables import records_of, table_of
 from tempo_ray.records import Pair, TransientFailure
+from tempo_ray.tables import records_of, table_of
 from tests.data.rows import answer, kept_video
 
 

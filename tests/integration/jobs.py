@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -108,9 +107,3 @@ def processes_named(root: psutil.Process, name: str) -> list[psutil.Process]:
             if name in " ".join(child.cmdline()):
                 found.append(child)
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

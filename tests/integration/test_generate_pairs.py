@@ -20,6 +20,7 @@ import pytest
 from datasets import load_dataset
 from trl.data_utils import apply_chat_template, is_conversational, maybe_extract_prompt
 
+from tempo_ray.cli.demo import free_port
 from tempo_ray.config import GeneratePairsConfig
 from tempo_ray.config.load import parse_args
 from tempo_ray.data.run.job import generate_pairs
@@ -29,7 +30,7 @@ from tempo_ray.schema import PAIR, SCHEMA_VERSION, VIDEO_ANSWERS
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
 from tests import horrors
-from tests.integration.jobs import ROOT, Ended, free_port, run_job
+from tests.integration.jobs import ROOT, Ended, run_job
 
 GOOD = 6
 CONFIG = ["--config", "embedded"]

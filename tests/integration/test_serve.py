@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tempo_ray.cli.demo import free_port
 from tempo_ray.config import FramesConfig
 from tempo_ray.models.frames import read_frames
 from tempo_ray.models.vlm import chat_text, encode, load_model, load_model_config, load_processor
@@ -31,12 +32,6 @@ JOBS = Path(__file__).parents[2] / "jobs"
 TOKEN = "a-token-for-the-test"
 QUESTION = "What happens first?"
 FRAMES = FramesConfig(fps=2.0, max_frames=8)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def job(name: str, *words: str, **environment: str) -> list[str] | dict:

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from tempo_ray.cli.demo import free_port
 from tempo_ray.config import ServeConfig
 from tempo_ray.errors import UserError
+from tempo_ray.job import user_errors
 from tempo_ray.serve import deploy
 from tempo_ray.serve.deploy import (
     RayIsGone,
@@ -43,13 +45,6 @@ def handlers() -> Iterator[None]:
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def config(**changes: Any) -> ServeConfig:
@@ -108,7 +103,8 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dic
         )
         status = 0
         try:
-            serve(config(run=str(tmp_path)))
+            with user_errors():
+                serve(config(run=str(tmp_path)))
         except SystemExit as error:
             status = 1 if isinstance(error.code, str) else int(error.code or 0)
         ((ray_alive, was_written),) = ended

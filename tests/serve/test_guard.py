@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from tempo_ray.config import GuardConfig
+from tempo_ray.config.serve import TOKEN_VARIABLE
 from tempo_ray.errors import UserError
 from tempo_ray.serve import fetch, guard
 from tempo_ray.serve.guard import Guard, check_exposure, digest, is_loopback
@@ -311,5 +312,5 @@ def test_lifespan_events_pass():
 
 
 def test_an_empty_token_is_no_token(monkeypatch):
-    monkeypatch.setenv(guard.TOKEN_VARIABLE, "")
+    monkeypatch.setenv(TOKEN_VARIABLE, "")
     assert guard.read_token() is None

@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import pyarrow.compute as pc
 
-from tempo_ray.data.tables import open_dataset, records_of
 from tempo_ray.errors import UserError
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import Answer, Pair, RuleResult, VideoAnswers
 from tempo_ray.storage import exists, read_bytes
+from tempo_ray.tables import open_dataset, records_of
 
 Record = TypeVar("Record")
 

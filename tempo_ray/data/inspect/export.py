@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tempo_ray.config import ExportFormat
-from tempo_ray.data.tables import open_dataset, records_of
 from tempo_ray.errors import UserError
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import Pair
 from tempo_ray.storage import join, open_output, write_bytes
+from tempo_ray.tables import open_dataset, records_of
 
 LLAMA_FACTORY_NAME = "tempo_ray"
 

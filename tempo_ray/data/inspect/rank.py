@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow.compute as pc
 
-from tempo_ray.data.tables import open_dataset
 from tempo_ray.errors import UserError
 from tempo_ray.paths import RunPaths
+from tempo_ray.tables import open_dataset
 
 SHARES = (0.75, 0.5, 0.25, 0.1)
 SHOWN = 10

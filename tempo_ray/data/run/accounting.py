@@ -12,9 +12,9 @@ import ray
 from tempo_ray.config import GeneratePairsConfig, PairsConfig
 from tempo_ray.data.failures import TRANSIENT_REASON
 from tempo_ray.data.pairs import broken_rules
-from tempo_ray.data.tables import count_rows, open_dataset, records_of
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import PairsSummary, VideoAnswers
+from tempo_ray.tables import count_rows, open_dataset, records_of
 
 Kind = Literal["status", "reason", "answers", "rule"]
 Tally = Counter[tuple[Kind, str]]

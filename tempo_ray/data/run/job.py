@@ -3,20 +3,19 @@
 Tested in tests/data/run/test_generate_pairs_job.py and tests/integration/test_generate_pairs.py.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from tempo_ray.config import GeneratePairsConfig
 from tempo_ray.data.run.settings import check_run_version, check_settings, write_settings
 from tempo_ray.data.shots import check_detector
 from tempo_ray.data.videos import write_manifest
-from tempo_ray.job import Job
+from tempo_ray.job import Job, Log
 from tempo_ray.models.check import check_model
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import PairsSummary
 
 
-def generate_pairs(config: GeneratePairsConfig, job: Job, log: Callable[[str], None]) -> None:
+def generate_pairs(config: GeneratePairsConfig, job: Job, log: Log) -> None:
     """Begins the run or resumes it. `job.summary` has the counts that are known so far.
 
     Raises:
@@ -53,9 +52,7 @@ def generate_pairs(config: GeneratePairsConfig, job: Job, log: Callable[[str], N
     log(f"everything is in {config.run}")
 
 
-def _answer(
-    config: GeneratePairsConfig, summary: PairsSummary, log: Callable[[str], None]
-) -> PairsSummary:
+def _answer(config: GeneratePairsConfig, summary: PairsSummary, log: Log) -> PairsSummary:
     """Answers the videos that have no row in answers/ yet. Returns the summary with the speed."""
     from tempo_ray.data.pipeline import write_answers
     from tempo_ray.data.run.progress import engine_speed, reported

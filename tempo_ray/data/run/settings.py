@@ -3,11 +3,11 @@
 import json
 
 from tempo_ray.config import GeneratePairsConfig
-from tempo_ray.data.tables import open_dataset
 from tempo_ray.errors import UserError
 from tempo_ray.paths import RunPaths
 from tempo_ray.schema import SCHEMA_VERSION
 from tempo_ray.storage import exists, join, read_bytes, write_bytes
+from tempo_ray.tables import open_dataset
 
 _VERSION_2_CHECKPOINT = "ledger"
 """The folder in which schema version 2 had the answers' checkpoint."""

@@ -4,7 +4,7 @@ Tested in tests/integration/test_train.py.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,13 +12,11 @@ from filelock import FileLock, Timeout
 
 from tempo_ray.config import TrainConfig
 from tempo_ray.errors import UserError
-from tempo_ray.job import Job
+from tempo_ray.job import Job, Log
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import StageResult, StageSpec, Stopped, TrainSummary
 from tempo_ray.storage import delete_folder, is_uri, join
 from tempo_ray.train.run.plan import Plan, finished_stages, make_plan, pairs_folder
-
-Log = Callable[[str], None]
 
 
 def train(config: TrainConfig, job: Job, log: Log) -> None:

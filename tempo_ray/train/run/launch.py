@@ -5,7 +5,7 @@ Tested in tests/integration/test_train.py.
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -18,12 +18,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from tempo_ray.cluster import PROCESS_BYTES, check_memory, connect, is_shared
 from tempo_ray.config import TrainConfig
 from tempo_ray.errors import UserError
+from tempo_ray.job import Log
 from tempo_ray.models.check import weight_bytes
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import StageResult, Stopped
 from tempo_ray.train.run.worker import StageTask, run_stage
-
-Log = Callable[[str], None]
 
 POLL_SECONDS = 0.5
 COLLECTIVE_TIMEOUT_SECONDS = 7200

@@ -9,10 +9,10 @@ import pytest
 from tempo_ray import schema
 from tempo_ray.config import PairsConfig
 from tempo_ray.data.pairs import make_pairs
-from tempo_ray.data.tables import table_of
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import Pair
 from tempo_ray.storage import write_bytes
+from tempo_ray.tables import table_of
 from tests.data.rows import answer, kept_video
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from tempo_ray import schema
 from tempo_ray.data.inspect.explain import explain, marked
-from tempo_ray.data.tables import table_of
 from tempo_ray.errors import UserError
 from tempo_ray.records import Pair, RuleResult
+from tempo_ray.tables import table_of
 
 Run = tuple[str, dict[str, Pair]]
 

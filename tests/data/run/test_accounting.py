@@ -14,9 +14,9 @@ from tempo_ray.data.run.accounting import (
     summary_of,
     tally_rows,
 )
-from tempo_ray.data.tables import table_of
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import TransientFailure
+from tempo_ray.tables import table_of
 from tests.data.rows import answer, kept_video
 
 ROWS = [

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tempo_ray import schema
-from tempo_ray.data.tables import count_rows, open_dataset, records_of, table_of
 from tempo_ray.errors import UserError
 from tempo_ray.records import Video, VideoAnswers
+from tempo_ray.tables import count_rows, open_dataset, records_of, table_of
 from tests.data.rows import answer, kept_video
 
 
