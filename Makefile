@@ -1,6 +1,8 @@
 # make demo: videos -> pairs -> a better model -> an endpoint -> a table, on this machine.
 # make test: the whole test suite, with the real engines.   make check: the fast part of it.
-PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python$(version))) python3)
+# the first that runs: a version manager puts shims on the PATH for versions that do not
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,\
+	$(shell python$(version) -c pass 2>/dev/null && echo python$(version))) python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -48,6 +50,8 @@ lock: $(READY)
 	$(LOCK) --upgrade --extra cpu --extra dev --output-file requirements/cpu.txt
 	$(LOCK) --upgrade --extra gpu --python-platform x86_64-unknown-linux-gnu \
 		--output-file requirements/gpu.txt
+	# exactly: pip would take 2.13.0+cpu for 2.13.0 where an index has it, and torchvision not load
+	sed -i -E 's/^(torch|torchvision)==([0-9])/\1===\2/' requirements/cpu.txt requirements/gpu.txt
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

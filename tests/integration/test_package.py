@@ -1,5 +1,5 @@
-"""The wheel, built from the repository and installed into an empty environment, works from an empty
-folder: on the newest supported Python of this machine, its console script lists, refuses and runs.
+"""The wheel, built from the repository and installed into an empty environment of every supported
+Python on this machine, works from an empty folder: its console script lists, refuses and runs.
 """
 
 import os
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
-SUPPORTED = ("3.13", "3.12", "3.11")
+SUPPORTED = ("3.11", "3.12", "3.13")
 
 pytestmark = pytest.mark.skipif(not UV.exists(), reason="needs uv beside python, as make installs")
 
@@ -27,12 +27,16 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def newest_python() -> str:
-    for version in SUPPORTED:
-        found = shutil.which(f"python{version}")
-        if found and run(found, "-c", "pass", cwd=ROOT).returncode == 0:
-            return found
-    return sys.executable
+def python_of(version: str) -> Path | None:
+    """On the PATH, or among pyenv's; a shim is on the PATH for versions that do not run."""
+    found = shutil.which(f"python{version}")
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    candidates = [Path(found)] if found else []
+    candidates += sorted(pyenv.glob(f"{version}.*/bin/python"))
+    for candidate in candidates:
+        if run(candidate, "-c", "pass", cwd=ROOT).returncode == 0:
+            return candidate
+    return None
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +53,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=SUPPORTED)
+def installed(
+    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The console script of an environment that has the pinned packages and the wheel."""
+    python = python_of(request.param)
+    if python is None:
+        pytest.skip(f"no Python {request.param} on this machine")
     folder = tmp_path_factory.mktemp("environment") / "venv"
-    created = run(UV, "venv", "--quiet", "--python", newest_python(), folder, cwd=ROOT)
+    created = run(UV, "venv", "--quiet", "--python", python, folder, cwd=ROOT)
     assert created.returncode == 0, created.stderr
     install = [UV, "pip", "install", "--quiet", "--python", folder / "bin" / "python", "--no-deps"]
     done = run(*install, "-r", ROOT / "requirements" / "cpu.txt", wheel, cwd=ROOT)
