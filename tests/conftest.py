@@ -4,7 +4,9 @@ Array shapes are checked at run time: each annotation of the modules below, on e
 """
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(
@@ -18,3 +20,16 @@ install_import_hook(
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Test processes side by side, each with a thread per core, would wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """The one Ray of this process: the jobs that run in it use it."""
+    import ray
+
+    from tempo_ray.cluster import connect
+    from tempo_ray.config import RayConfig
+
+    connect(RayConfig(num_cpus=8))
+    yield
+    ray.shutdown()

@@ -1,14 +1,10 @@
-"""One Ray, one set of drawn videos, for all tests of a process."""
+"""One set of drawn videos for all tests of a process."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
-from tempo_ray.cluster import connect
-from tempo_ray.config import RayConfig
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
 
@@ -17,14 +13,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.engine)
-
-
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """A Ray in this process: the jobs that run in it use it."""
-    connect(RayConfig(num_cpus=8))
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

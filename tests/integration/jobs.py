@@ -78,13 +78,6 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def finish_job(name: str, *words: str, log: Path, seconds: float = 400) -> str:
-    """Runs jobs/NAME.py to its end, which must be a success; returns what it printed."""
-    with started_job(name, *words, log=log) as process:
-        assert process.wait(seconds) == 0, log.read_text()[-3000:]
-    return log.read_text()
-
-
 def wait_until(
     condition: Callable[[], object],
     process: subprocess.Popen[bytes],

@@ -15,7 +15,6 @@ import pyarrow.dataset as ds
 import pytest
 
 from tests.integration.jobs import (
-    finish_job,
     processes_named,
     run_job,
     started_job,
@@ -118,7 +117,8 @@ def test_the_driver_may_die(videos: Path, undisturbed: Pairs, tmp_path: Path) ->
     before = {file.name: file.stat().st_mtime_ns for file in (run / "answers").glob("*.parquet")}
     assert 0 < len(before) < BLOCKS
 
-    finish_job("generate_pairs", *words, log=log)
+    ended = run_job("generate-pairs", *words)
+    assert ended.status == 0, ended.err[-3000:]
     answers = ds.dataset(run / "answers", format="parquet").to_table(columns=["video_id"])
     ids = answers["video_id"].to_pylist()
     assert len(ids) == len(set(ids)) == VIDEOS

@@ -22,6 +22,8 @@ from tempo_ray.models.vlm import load_model, load_model_config
 from tests.integration.jobs import kill_group, processes_named, run_job, started_job, wait_until
 from tests.train.stages import config_of, make_inputs, plain_losses, read_lines
 
+pytestmark = pytest.mark.ranks
+
 Trained = tuple[Path, list[str], str]
 """A folder, the words of the command that trained in it, and what that printed."""
 

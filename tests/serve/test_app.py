@@ -1,26 +1,17 @@
 """The settings that ray.serve.llm gets. tests/integration/test_serve.py tests the endpoint."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from ray.serve.llm import LLMConfig
 
 from tempo_ray.config import ServeConfig
 from tempo_ray.serve.app import Server, chat_template, llm_config
 from tempo_ray.shapeworld.build import make_random
 
-pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_ray() -> Iterator[None]:
-    """Building options asks Ray, which would otherwise look for the machine's last cluster."""
-    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=100_000_000)
-    yield
-    ray.shutdown()
+# building options asks Ray, which would otherwise look for the machine's last cluster
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,13 @@ from tempo_ray.train.sequences import ExampleTokens, read_example
 
 FRAMES = FramesConfig()
 DESCRIBE = "Describe this video in order."
+CONVERSATION = Conversation(
+    "",
+    (None, "What moves?"),
+    "A red circle.",
+    turns=(("And then?", "A blue square spins."), ("Which came first?", "The circle.")),
+    system="You watch videos.",
+)
 ANSWERS = (
     "A red circle moves left.",
     "First a blue square spins, then a red circle.",

@@ -16,11 +16,12 @@ from tempo_ray.models.vlm import load_model, load_model_config, load_processor
 from tempo_ray.shapeworld.build import FAMILIES
 from tempo_ray.train.attention import use_packed_attention
 from tempo_ray.train.batch import pack
-from tempo_ray.train.examples import Conversation, VideoPairs
+from tempo_ray.train.examples import VideoPairs
 from tempo_ray.train.lora import add_adapter
 from tempo_ray.train.policy import LogProbs, sum_by_answer
 from tempo_ray.train.sequences import tokenize_example
 from tests.train.packed import (
+    CONVERSATION,
     packed_row,
     plain_forward,
     plain_logps,
@@ -138,15 +139,8 @@ def test_a_packed_conversation_equals_the_plain_forward(
 ) -> None:
     path = str(models[family])
     processor, config = processor_and_config(models, family)
-    example = Conversation(
-        "",
-        (None, "What moves?"),
-        "A red circle.",
-        turns=(("And then?", "A blue square spins."), ("Which came first?", "The circle.")),
-        system="You watch videos.",
-    )
     video = random_video(np.random.default_rng(0), 4, 64, 64)
-    tokens = tokenize_example(processor, config, example, video)
+    tokens = tokenize_example(processor, config, CONVERSATION, video)
     row = pack([tokens, tokens])
     packed_model = use_packed_attention(load_model(path, torch.float64), "sdpa")
     logps, _ = LogProbs(packed_model)(row.inputs, row.source, row.target)

@@ -20,6 +20,7 @@ from tempo_ray.train.sequences import (
 )
 from tests.train.packed import (
     ANSWERS,
+    CONVERSATION,
     FRAMES,
     examples_of,
     processor_and_config,
@@ -64,15 +65,8 @@ def test_only_the_answers_of_a_conversation_are_trained(
     family: str, models: dict[str, Path]
 ) -> None:
     processor, config = processor_and_config(models, family)
-    example = Conversation(
-        "",
-        (None, "What moves?"),
-        "A red circle.",
-        turns=(("And then?", "A blue square spins."), ("Which came first?", "The circle.")),
-        system="You watch videos.",
-    )
     video = random_video(np.random.default_rng(0), 4, 64, 64)
-    tokens = tokenize_example(processor, config, example, video)
+    tokens = tokenize_example(processor, config, CONVERSATION, video)
     trained = processor.tokenizer.decode(tokens.ids[tokens.trained])
     assert trained == "A red circle.<|im_end|>A blue square spins.<|im_end|>The circle.<|im_end|>"
     assert "You watch videos." in processor.tokenizer.decode(tokens.ids[:20])

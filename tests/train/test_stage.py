@@ -26,7 +26,7 @@ from tests.train.stages import (
     run_stages,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.ranks]
 
 
 @pytest.fixture(scope="module")
