@@ -221,9 +221,15 @@ def save(
     (folder / "tempo_ray.json").write_text(json.dumps({"prompts": "shapeworld"}) + "\n")
 
 
-def make_random(family: ModelType, folder: Path, seed: int = 0) -> None:
-    """Writes a loadable model that has learned nothing: for tests of everything but quality."""
+def make_random(
+    family: ModelType, folder: Path, seed: int = 0, hidden: int = 192, layers: int = 4
+) -> None:
+    """Writes a loadable model that has learned nothing: for tests of everything but quality.
+
+    `hidden` and `layers` are the language model's; the defaults are those of the shipped models.
+    """
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
-    save(make_model(family, tokenizer), make_processor(family, tokenizer), folder)
+    model = make_model(family, tokenizer, hidden, layers)
+    save(model, make_processor(family, tokenizer), folder)
     AutoModelForImageTextToText.from_pretrained(folder)

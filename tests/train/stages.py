@@ -57,7 +57,7 @@ SETTINGS = {
 
 def make_inputs(root: Path, settings: dict[str, str] = SETTINGS) -> list[str]:
     """A random model, drawn videos, made-up pairs and conversations -> the words of the command."""
-    make_random("qwen2_5_vl", root / "model")
+    make_random("qwen2_5_vl", root / "model", hidden=128, layers=2)
     rng = np.random.default_rng(0)
     pairs, conversations = [], []
     for number in range(VIDEOS + MISSING):
