@@ -54,8 +54,8 @@ def _address(config: RayConfig) -> str | None:
 
 
 def _start(config: RayConfig) -> None:
-    # Ray Data reads Parquet footers with 32 actors, each of which takes a second of CPU to start: on
-    # one machine that is half of a small job's time.
+    # Ray Data reads Parquet footers with 32 actors, and each takes a second of CPU to start: on one
+    # machine, half of the CPU time of a small job.
     os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
     # Logical CPUs: with only the two real ones of a small machine, an actor pool, its writer and a
     # driver task cannot all be placed, and a plan waits forever.
