@@ -25,7 +25,7 @@ def one_thread() -> Iterator[None]:
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     for family in FAMILIES:
-        make_random(family, root / family, hidden=128, layers=2)
+        make_random(family, root / family, hidden=128)
     return {family: root / family for family in FAMILIES}
 
 
