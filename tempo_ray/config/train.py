@@ -166,7 +166,7 @@ class WorkersConfig(Config):
     cpus: PositiveFinite = 4.0
     gpus: NonNegativeFloat = 1.0
     max_failures: NonNegativeInt = 3
-    """Times that a stage resumes by itself from its last checkpoint after a worker died."""
+    """Times that a run resumes by itself from its last checkpoint after a worker died."""
 
 
 class TrainConfig(Config):

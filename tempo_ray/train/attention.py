@@ -124,24 +124,24 @@ def packed_sdpa(
         "dropout_p": dropout,
         "enable_gqa": query.shape[1] != key.shape[1],
     }
+    # split, not sliced: the gradient of a slice is as large as the whole row
+    sizes = [span.end - span.start for span in layout.spans]
+    examples = zip(*(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True)
     outputs = []
-    for span in layout.spans:
-        prompt = slice(span.start, span.answers)
-        answers = slice(span.answers, span.end)
-        whole = slice(span.start, span.end)
+    for span, (queries, keys, values) in zip(layout.spans, examples, strict=True):
+        prompt = span.answers - span.start
+        prompt_queries, answer_queries = queries.split([prompt, len(span.mask)], dim=2)
         outputs.append(
             scaled_dot_product_attention(
-                query[:, :, prompt],
-                key[:, :, prompt],
-                value[:, :, prompt],
+                prompt_queries,
+                keys[:, :, :prompt],
+                values[:, :, :prompt],
                 is_causal=True,
                 **shared,
             )
         )
         outputs.append(
-            scaled_dot_product_attention(
-                query[:, :, answers], key[:, :, whole], value[:, :, whole], span.mask, **shared
-            )
+            scaled_dot_product_attention(answer_queries, keys, values, span.mask, **shared)
         )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 

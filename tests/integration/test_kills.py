@@ -22,8 +22,8 @@ from tests.integration.jobs import (
 )
 
 VIDEOS = 12
-# blocks of one video, so that something is committed before everything is done
-WORDS = ["--config", "embedded", "select.pool.batch_rows=1", "respond.pool.batch_rows=1"]
+# blocks of two videos, so that something is committed before everything is done
+WORDS = ["--config", "embedded", "select.pool.batch_rows=2", "respond.pool.batch_rows=2"]
 
 Pairs = dict[str, tuple[str, str]]
 

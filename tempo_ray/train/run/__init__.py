@@ -1,1 +1,1 @@
-"""A recipe's stages, one Ray Train run each -> the run's model."""
+"""A recipe's stages, one after the other in a Ray Train run -> the run's model."""

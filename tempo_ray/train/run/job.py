@@ -3,7 +3,6 @@
 Tested in tests/integration/test_train.py.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +15,13 @@ from tempo_ray.job import Job, Log
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import StageResult, StageSpec, Stopped, TrainSummary
 from tempo_ray.storage import delete_folder, is_uri, join
-from tempo_ray.train.run.plan import Plan, finished_stages, make_plan, pairs_folder
+from tempo_ray.train.run.plan import (
+    Plan,
+    delete_checkpoints,
+    finished_stages,
+    make_plan,
+    pairs_folder,
+)
 
 
 def train(config: TrainConfig, job: Job, log: Log) -> None:
@@ -59,55 +64,45 @@ def _exclusive(config: TrainConfig) -> Iterator[None]:
 
 
 def _train_stages(config: TrainConfig, plan: Plan, log: Log) -> list[StageResult]:
-    """Each stage starts from the merged model of the one before it."""
-    models = [config.model]
-    results = []
-    for stage, finished in zip(plan.stages, finished_stages(config, plan.stages), strict=True):
-        if finished is not None:
+    """Each stage starts from the merged model of the one before it. Raises UserError if one
+    stopped."""
+    finished = finished_stages(config, plan.stages)
+    for stage, result in zip(plan.stages, finished, strict=True):
+        if result is not None:
             log(f"{stage.name}: already finished")
-        results.append(finished or _train_stage(config, stage, models, log))
-        delete_folder(join(RunPaths(config.run).train, _ray_run_name(stage)))
-        for zero_stage in (0, 2, 3):
-            delete_folder(_checkpoints(config, stage, zero_stage))
-        models.append(join(RunPaths(config.run).stage(stage.name), "merged"))
-    return results
+            delete_checkpoints(config, stage)  # a driver that died may have left some
+    trained = iter(_launch(config, plan.stages, finished, log))
+    return [result or next(trained) for result in finished]
 
 
-def _train_stage(
-    config: TrainConfig, stage: StageSpec, models: Sequence[str], log: Log
-) -> StageResult:
-    """`models` are what the stages so far started from, this one last. Raises UserError if the
-    stage stopped."""
+def _launch(
+    config: TrainConfig,
+    stages: Sequence[StageSpec],
+    finished: Sequence[StageResult | None],
+    log: Log,
+) -> list[StageResult]:
+    """The results of the stages that were not finished."""
+    unfinished = [number for number, result in enumerate(finished) if result is None]
+    if not unfinished:
+        return []
     # here, because Ray takes seconds to import
-    from tempo_ray.train.run.launch import launch_stage
+    from tempo_ray.train.run.launch import launch_stages
     from tempo_ray.train.run.worker import StageTask
 
-    began = time.monotonic()
-    task = StageTask(
-        config=config,
-        spec=stage,
-        start=models[-1],
-        obsolete=tuple(models[1:-1]),
-        checkpoints=_checkpoints(config, stage, config.deepspeed.zero_stage),
-        run_name=_ray_run_name(stage),
-    )
-    result = launch_stage(task, log)
-    if isinstance(result, Stopped):
-        raise UserError(f"{stage.name} stopped: {result.reason}")
-    skipped = "".join(f", {count} {reason}" for reason, count in result.skipped.items())
-    log(f"{stage.name}: done in {time.monotonic() - began:.1f} s{skipped}")
-    return result
-
-
-def _ray_run_name(stage: StageSpec) -> str:
-    return f"{stage.name}-{stage.digest}"
-
-
-def _checkpoints(config: TrainConfig, stage: StageSpec, zero_stage: int) -> str:
-    """The name has all that a checkpoint depends on, except the number of workers, for which it
-    can be converted."""
-    name = f"{stage.name}-{stage.digest}-zero{zero_stage}"
-    return RunPaths(config.run).checkpoints(name)
+    merged = [join(RunPaths(config.run).stage(stage.name), "merged") for stage in stages]
+    models = [config.model, *merged]
+    tasks = [
+        StageTask(config, stages[number], models[number], obsolete=tuple(models[1:number]))
+        for number in unfinished
+    ]
+    run_name = f"stages-{stages[-1].digest}"
+    results = []
+    for task, result in zip(tasks, launch_stages(tasks, run_name, log), strict=False):
+        if isinstance(result, Stopped):
+            raise UserError(f"{task.spec.name} stopped: {result.reason}")
+        results.append(result)
+    delete_folder(join(RunPaths(config.run).train, run_name))
+    return results
 
 
 def summary_table(summary: TrainSummary) -> str:

@@ -1,11 +1,11 @@
-"""A stage -> one Ray Train run of it.
+"""Stages -> one Ray Train run, in which they are trained one after the other.
 
 Tested in tests/integration/test_train.py.
 """
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +22,7 @@ from tempo_ray.job import Log
 from tempo_ray.models.check import weight_bytes
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import StageResult, Stopped
-from tempo_ray.train.run.worker import StageTask, run_stage
+from tempo_ray.train.run.worker import StageTask, run_stages
 
 POLL_SECONDS = 0.5
 COLLECTIVE_TIMEOUT_SECONDS = 7200
@@ -30,15 +30,18 @@ COLLECTIVE_TIMEOUT_SECONDS = 7200
 while the others wait."""
 
 
-def launch_stage(task: StageTask, log: Log) -> StageResult | Stopped:
-    """Runs the stage on the workers and logs their progress.
+def launch_stages(
+    tasks: Sequence[StageTask], run_name: str, log: Log
+) -> list[StageResult | Stopped]:
+    """Runs stages of one config on the same workers, up to one that stops, and logs their progress.
+    `run_name` is Ray Train's name of the run, and of its own folder.
 
     Raises:
         UserError: the workers do not fit into this machine.
     """
-    _connect(task.config)
+    _connect(tasks[0].config)
     with _mailbox(log) as mailbox:
-        return _fit(_trainer(task, mailbox))
+        return _fit(_trainer(tasks, run_name, mailbox))
 
 
 def _connect(config: TrainConfig) -> None:
@@ -113,32 +116,33 @@ def _start_mailbox() -> Any:
     return ray.remote(num_cpus=0)(Mailbox).remote()
 
 
-def _trainer(task: StageTask, mailbox: Any) -> TorchTrainer:
+def _trainer(tasks: Sequence[StageTask], run_name: str, mailbox: Any) -> TorchTrainer:
     """Without Ray's own checkpoints: a stage finds its last checkpoint by itself, whether a worker
     or the driver died."""
-    workers = task.config.workers
+    config = tasks[0].config
+    workers = config.workers
     resources = {"CPU": workers.cpus}
     if workers.gpus:
         resources["GPU"] = workers.gpus
     return TorchTrainer(
         # Ray's annotation has no return value; its Result has
-        partial(run_stage, task, mailbox),  # type: ignore[arg-type]
+        partial(run_stages, tasks, mailbox),  # type: ignore[arg-type]
         scaling_config=ScalingConfig(
             num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
         ),
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
         run_config=RunConfig(
-            name=task.run_name,
-            storage_path=RunPaths(task.config.run).train,
+            name=run_name,
+            storage_path=RunPaths(config.run).train,
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
     )
 
 
-def _fit(trainer: TorchTrainer) -> StageResult | Stopped:
-    """What the workers return. Not on the main thread, where Ray Train would handle Ctrl-C and
+def _fit(trainer: TorchTrainer) -> list[StageResult | Stopped]:
+    """What rank 0 returns. Not on the main thread, where Ray Train would handle Ctrl-C and
     train on."""
-    outcome: Future[StageResult | Stopped] = Future()
+    outcome: Future[list[StageResult | Stopped]] = Future()
 
     def fit() -> None:
         try:

@@ -13,7 +13,7 @@ from tempo_ray.models.check import check_model, identity
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import ObjectiveName, StageResult, StageSpec, read_row
 from tempo_ray.schema import SCHEMA_VERSION
-from tempo_ray.storage import exists, join, read_bytes
+from tempo_ray.storage import delete_folder, exists, join, read_bytes
 from tempo_ray.train.conversations import read_conversations
 from tempo_ray.train.curriculum import (
     Stage,
@@ -193,7 +193,7 @@ def finished_stages(config: TrainConfig, stages: Sequence[StageSpec]) -> list[St
         UserError: stages in the run were trained with other settings, data or models, or by another
             release; names all of them.
     """
-    results = [_read_result(RunPaths(config.run).stage(stage.name)) for stage in stages]
+    results = [read_result(RunPaths(config.run).stage(stage.name)) for stage in stages]
     different = [
         RunPaths(config.run).stage(stage.name)
         for stage, result in zip(stages, results, strict=True)
@@ -208,7 +208,9 @@ def finished_stages(config: TrainConfig, stages: Sequence[StageSpec]) -> list[St
     return results
 
 
-def _read_result(folder: str) -> StageResult | None:
+def read_result(folder: str) -> StageResult | None:
+    """The result in a stage's folder; None if the stage is not finished. Raises UserError if
+    another release has written it."""
     file = join(folder, "stage.json")
     if not exists(file):
         return None
@@ -221,3 +223,16 @@ def _read_result(folder: str) -> StageResult | None:
             f"{SCHEMA_VERSION}: choose another run=, or use the release that wrote it"
         )
     return read_row(StageResult, facts)
+
+
+def checkpoints_of(config: TrainConfig, stage: StageSpec, zero_stage: int) -> str:
+    """The folder of a stage's checkpoints. Its name has all that they depend on, except the number
+    of workers, for which they can be converted."""
+    name = f"{stage.name}-{stage.digest}-zero{zero_stage}"
+    return RunPaths(config.run).checkpoints(name)
+
+
+def delete_checkpoints(config: TrainConfig, stage: StageSpec) -> None:
+    """Of a finished stage, however it was sharded."""
+    for zero_stage in (0, 2, 3):
+        delete_folder(checkpoints_of(config, stage, zero_stage))

@@ -1,13 +1,15 @@
-"""What Ray Train runs on every worker: one stage, from the run's folders to the stage's own.
+"""What Ray Train runs on every worker: stages, each from the run's folders to the stage's own.
 
 Tested in tests/integration/test_train.py.
 """
 
+import gc
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,27 +44,42 @@ class StageTask:
     """Folder, URI or hub name of the model that the stage starts from."""
     obsolete: tuple[str, ...]
     """Models that no stage will start from again."""
-    checkpoints: str
-    run_name: str
-    """Ray Train's name of the run, and of its own folder."""
 
 
-def run_stage(task: StageTask, mailbox: Any) -> StageResult | Stopped:
-    """Trains a stage on this worker. `mailbox` takes lines of progress.
+def run_stages(tasks: Sequence[StageTask], mailbox: Any) -> list[StageResult | Stopped]:
+    """Trains the stages on this worker, one after the other, up to one that stops. `mailbox` takes
+    lines of progress.
 
-    Rank 0 publishes the stage's folder; its stage.json comes last, and a stage that has it is
-    finished.
+    Ray Train calls it again after a worker has died: stages that are finished stay so.
     """
-    _set_environment(task.config)
-    from tempo_ray.train.run.plan import stage_examples
+    _set_environment(tasks[0].config)
+    from tempo_ray.train.run.plan import read_result
+    from tempo_ray.train.stage.collectives import broadcast
+    from tempo_ray.train.stage.zero import initialise_deepspeed
+
+    _share_threads(tasks[0].config)
+    initialise_deepspeed()
+    results: list[StageResult | Stopped] = []
+    for task in tasks:
+        finished = broadcast(read_result(RunPaths(task.config.run).stage(task.spec.name)))
+        results.append(finished or _run_stage(task, mailbox))
+        if isinstance(results[-1], Stopped):
+            break
+    return results
+
+
+def _run_stage(task: StageTask, mailbox: Any) -> StageResult | Stopped:
+    """Rank 0 publishes the stage's folder; its stage.json comes last, and a stage that has it is
+    finished. The other ranks wait for it: the next stage starts from this one's model."""
+    import torch.distributed as dist
+
+    from tempo_ray.train.run.plan import checkpoints_of, delete_checkpoints, stage_examples
     from tempo_ray.train.stage.context import StageIO
     from tempo_ray.train.stage.loop import train_stage
-    from tempo_ray.train.stage.zero import initialise_deepspeed
 
     config, name = task.config, task.spec.name
     is_rank_0 = ray.train.get_context().get_world_rank() == 0
-    _share_threads(config)
-    initialise_deepspeed()
+    began = time.monotonic()
     context = _make_context(task)
     target = RunPaths(config.run).stage(name)
     with tempfile.TemporaryDirectory() as scratch:
@@ -70,11 +87,12 @@ def run_stage(task: StageTask, mailbox: Any) -> StageResult | Stopped:
         io = StageIO(
             log=mailbox.put.remote if is_rank_0 else _discard,
             observe=_ray_gauges(name),
-            checkpoints=task.checkpoints,
+            checkpoints=checkpoints_of(config, task.spec, config.deepspeed.zero_stage),
             output=staging_folder(target) if is_rank_0 else Path(scratch),
             tensorboard=Path(curves, name),
         )
         result = train_stage(context, stage_examples(config, name), io)
+        _free_memory()
         if isinstance(result, Stopped):
             return result
         result = replace(result, start=task.start)
@@ -84,7 +102,21 @@ def run_stage(task: StageTask, mailbox: Any) -> StageResult | Stopped:
             publish(io.output, target)
             stage_json = json.dumps(write_row(result), indent=1) + "\n"
             write_bytes(join(target, "stage.json"), stage_json.encode())
+            delete_checkpoints(config, task.spec)
+            skipped = "".join(f", {count} {reason}" for reason, count in result.skipped.items())
+            seconds = time.monotonic() - began
+            ray.get(mailbox.put.remote(f"{name}: done in {seconds:.1f} s{skipped}"))
+    dist.barrier()
     return result
+
+
+def _free_memory() -> None:
+    """DeepSpeed's engines are in reference cycles; the next stage needs the room."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _set_environment(config: TrainConfig) -> None:
