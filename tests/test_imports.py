@@ -19,6 +19,7 @@ LAYER = {
     "records": 2,
     "job": 3,
     "tables": 3,
+    "processes": 4,
     "models": 4,
     "cluster": 5,
     "data": 6,
@@ -27,6 +28,7 @@ LAYER = {
     "evaluate": 6,
     "report": 6,
     "shapeworld": 7,
+    "study": 7,
     "cli": 8,
 }
 MAY_IMPORT_RAY = {

@@ -14,6 +14,7 @@ COMMANDS = {
     "serve": "models -> an OpenAI-compatible endpoint",
     "evaluate": "an endpoint and questions -> scores",
     "demo": "all of it on drawn videos, on this machine",
+    "study": "arms x seeds, through the same jobs -> one table of differences",
     "make-shapeworld": "nothing -> a corpus of drawn videos with known stories",
     "pretrain-shapeworld": "nothing -> one of the tiny models that ship with the package",
 }

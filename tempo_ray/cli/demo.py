@@ -8,21 +8,18 @@ alignment answer the same questions over HTTP; a table says by how much they dif
 
 import contextlib
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tempo_ray.config import DemoConfig
 from tempo_ray.config.load import parse_args
 from tempo_ray.job import user_errors
 from tempo_ray.paths import RunPaths
+from tempo_ray.processes import JobFailed, Jobs, free_port
 from tempo_ray.records import write_row
 from tempo_ray.storage import write_bytes
 
@@ -30,34 +27,20 @@ PHASES = ("world", "pairs", "tempo", "sft", "answers")
 
 
 class Demo:
-    """Runs the jobs in processes of their own, with their logs, and times each phase."""
+    """Runs the jobs, and times each phase."""
 
     def __init__(self, config: DemoConfig) -> None:
         self.config = config
         self.run = Path(config.run)
         self.world, self.tempo, self.sft = (self.run / name for name in ("world", "tempo", "sft"))
         self.logs = self.run / "logs"
+        self.jobs = Jobs(self.logs, config.config)
         self.seconds: dict[str, float] = {}
         self.began = time.monotonic()
 
     def job(self, name: str, *words: str, quiet: bool = False) -> None:
-        """Runs a job; shows its lines, and logs its engines' output. Ends the demo if it fails."""
-        with self._started(name, *words) as (process, log):
-            for line in _lines(process):
-                if not quiet:
-                    print(f"    {line}", flush=True)
-            if process.wait():
-                _give_up(name, process.returncode, log)
-
-    @contextlib.contextmanager
-    def serving(self, *words: str) -> Iterator[str]:
-        """Yields the URL of the endpoint, which ends with the block."""
-        with self._started("serve", *words) as (process, log):
-            for line in _lines(process):
-                if line.startswith("ready: "):
-                    yield line.removeprefix("ready: ")
-                    return
-            _give_up("serve", process.wait(), log)
+        """Runs a job and shows its lines."""
+        self.jobs.run(name, words, _discard if quiet else _indented)
 
     @contextlib.contextmanager
     def phase(self, name: str, title: str) -> Iterator[None]:
@@ -68,22 +51,13 @@ class Demo:
         total = time.monotonic() - self.began
         print(f"    ({self.seconds[name]:.0f} s; {total:.0f} s in all)", flush=True)
 
-    @contextlib.contextmanager
-    def _started(self, name: str, *words: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-        self.logs.mkdir(parents=True, exist_ok=True)
-        log = self.logs / f"{len(list(self.logs.iterdir())):02d}-{name}.log"
-        config = () if name == "make-shapeworld" else ("--config", self.config.config)
-        command = [sys.executable, "-m", "tempo_ray.cli", name, *config, *words]
-        with log.open("w") as errors:
-            errors.write(" ".join(command) + "\n")
-            errors.flush()
-            process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
-            )
-            try:
-                yield process, log
-            finally:
-                _end(process)
+
+def _indented(line: str) -> None:
+    print(f"    {line}", flush=True)
+
+
+def _discard(line: str) -> None:
+    """A job whose lines are not for the reader of the demo."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -93,9 +67,13 @@ def main(argv: list[str] | None = None) -> None:
         if (demo.run / "summary.json").exists():
             shutil.rmtree(demo.run)
         print(f"tempo_ray demo: everything is written to {demo.run}/", flush=True)
-        make_corpora(demo)
-        train_models(demo)
-        ask_models(demo)
+        try:
+            make_corpora(demo)
+            train_models(demo)
+            ask_models(demo)
+        except JobFailed as failure:
+            print(failure, file=sys.stderr)
+            raise SystemExit(1) from None
         report(demo)
 
 
@@ -134,7 +112,7 @@ def ask_models(demo: Demo) -> None:
     port = demo.config.port or free_port()
     with (
         demo.phase("answers", "both models behind one endpoint, the same questions to both"),
-        demo.serving(f"models=[{served}]", f"port={port}", f"run={demo.run}") as url,
+        demo.jobs.serving([f"models=[{served}]", f"port={port}", f"run={demo.run}"]) as url,
     ):
         demo.job(
             "evaluate",
@@ -179,37 +157,3 @@ def report(demo: Demo) -> None:
 def _summary(run: Path, job: str) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads(Path(RunPaths(str(run)).summary(job)).read_text())
     return summary
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
-    stdout: IO[str] | None = process.stdout
-    assert stdout is not None
-    for line in stdout:
-        if line.strip() and not line.startswith("\x1b["):  # Ray's own warnings are coloured
-            yield line.rstrip()
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _give_up(name: str, status: int, log: Path) -> None:
-    tail = log.read_text(errors="replace").strip().splitlines()[-12:]
-    print("\n".join(tail), file=sys.stderr)
-    print(
-        f"\ntempo-ray {name} ended with status {status}; the whole log is in {log}",
-        file=sys.stderr,
-    )
-    raise SystemExit(1)

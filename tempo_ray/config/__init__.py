@@ -32,6 +32,7 @@ from tempo_ray.config.shapeworld import (
     PretrainConfig,
     WorldConfig,
 )
+from tempo_ray.config.study import StudyConfig
 from tempo_ray.config.train import (
     AdaptiveConfig,
     AlignConfig,
@@ -83,6 +84,7 @@ __all__ = [
     "ServedModel",
     "SftConfig",
     "ShotsConfig",
+    "StudyConfig",
     "TrainConfig",
     "VerdictConfig",
     "VideosConfig",

@@ -179,8 +179,9 @@ class TrainConfig(Config):
     """`pre_sft`: alignment, then SFT (the paper); `post_sft`: SFT, then alignment; or one alone."""
     model: ModelName
     """Model to start from."""
-    pairs: Location | None = None
-    """Folder of pair Parquet files; null takes the run's own pairs/."""
+    pairs: Location | tuple[Location, ...] | None = None
+    """Folder of pair Parquet files, or several, all of whose pairs are trained on; null takes the
+    run's own pairs/."""
     seed: NonNegativeInt = 0
     frames: FramesConfig = FramesConfig()
     max_video_tokens: PositiveInt | None = None

@@ -1,4 +1,4 @@
-"""A folder of Parquet files -> the preference pairs in it, checked column by column.
+"""Folders of Parquet files -> the preference pairs in them, checked column by column.
 
 Tested in tests/train/run/test_plan.py.
 """
@@ -40,8 +40,17 @@ class TrainingPair:
         return 1 - kept_share * (1 - self.order_distance)
 
 
-def read_pairs(folder: str) -> list[TrainingPair]:
-    """All pairs of a folder, in the order of its files. Raises UserError."""
+def read_pairs(*folders: str) -> list[TrainingPair]:
+    """All pairs of the folders, sorted: in another order of files and rows, which a job writes as
+    they come, training would not be the same to the bit. Raises UserError."""
+    pairs = [pair for folder in folders for pair in _read_folder(folder)]
+    return sorted(
+        pairs,
+        key=lambda pair: (pair.uri, -pair.strength, pair.prompt, pair.chosen, pair.rejected),
+    )
+
+
+def _read_folder(folder: str) -> list[TrainingPair]:
     table = _read_table(folder)
     for name in COLUMNS:
         column = _cast(table[name], name, folder)

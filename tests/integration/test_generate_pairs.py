@@ -20,12 +20,12 @@ import pytest
 from datasets import load_dataset
 from trl.data_utils import apply_chat_template, is_conversational, maybe_extract_prompt
 
-from tempo_ray.cli.demo import free_port
 from tempo_ray.config import GeneratePairsConfig
 from tempo_ray.config.load import parse_args
 from tempo_ray.data.run.job import generate_pairs
 from tempo_ray.job import running
 from tempo_ray.models.vlm import load_processor
+from tempo_ray.processes import free_port
 from tempo_ray.schema import PAIR, SCHEMA_VERSION, VIDEO_ANSWERS
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tempo_ray.cli.demo import free_port
 from tempo_ray.config import FramesConfig
 from tempo_ray.models.frames import read_frames
 from tempo_ray.models.vlm import chat_text, encode, load_model, load_model_config, load_processor
+from tempo_ray.processes import free_port
 from tempo_ray.shapeworld import language
 from tempo_ray.shapeworld.build import make_random
 from tempo_ray.shapeworld.render import write_video

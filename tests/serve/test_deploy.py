@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from tempo_ray.cli.demo import free_port
 from tempo_ray.config import ServeConfig
 from tempo_ray.errors import UserError
 from tempo_ray.job import user_errors
+from tempo_ray.processes import free_port
 from tempo_ray.serve import deploy
 from tempo_ray.serve.deploy import (
     RayIsGone,

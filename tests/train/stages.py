@@ -31,7 +31,7 @@ from tempo_ray.train.batch import pack
 from tempo_ray.train.curriculum import assign_examples
 from tempo_ray.train.lora import add_adapter, train_all_weights
 from tempo_ray.train.policy import LogProbs, Policy
-from tempo_ray.train.run.plan import pairs_folder, stage_examples
+from tempo_ray.train.run.plan import pairs_folders, stage_examples
 from tempo_ray.train.sequences import read_example
 from tempo_ray.train.stage.zero import learning_rate, parameter_groups
 from tests.train.worker import make_context
@@ -104,7 +104,7 @@ def make_inputs(root: Path, settings: dict[str, str] = SETTINGS) -> list[str]:
 
 def config_of(words: list[str]) -> TrainConfig:
     config = load_config(TrainConfig, None, words)
-    return config.model_copy(update={"pairs": pairs_folder(config)})
+    return config.model_copy(update={"pairs": pairs_folders(config)})
 
 
 @dataclass(frozen=True)

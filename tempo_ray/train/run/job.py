@@ -20,13 +20,13 @@ from tempo_ray.train.run.plan import (
     delete_checkpoints,
     finished_stages,
     make_plan,
-    pairs_folder,
+    pairs_folders,
 )
 
 
 def train(config: TrainConfig, job: Job, log: Log) -> None:
     """Trains the stages that are not finished and writes the run's model. Raises UserError."""
-    config = config.model_copy(update={"pairs": pairs_folder(config)})
+    config = config.model_copy(update={"pairs": pairs_folders(config)})
     plan = make_plan(config)
     log(plan.table)
     with _exclusive(config):

@@ -47,8 +47,10 @@ class _StageExamples:
     examples: Sequence[Example]
 
 
-def pairs_folder(config: TrainConfig) -> str:
-    return config.pairs or RunPaths(config.run).pairs
+def pairs_folders(config: TrainConfig) -> tuple[str, ...]:
+    if config.pairs is None:
+        return (RunPaths(config.run).pairs,)
+    return (config.pairs,) if isinstance(config.pairs, str) else config.pairs
 
 
 def stage_examples(config: TrainConfig, name: str) -> Sequence[Example]:
@@ -56,7 +58,7 @@ def stage_examples(config: TrainConfig, name: str) -> Sequence[Example]:
     if name == "sft":
         assert config.sft.data is not None
         return read_conversations(config.sft.data)
-    pairs = read_pairs(pairs_folder(config))
+    pairs = read_pairs(*pairs_folders(config))
     stages = make_stages(pairs, config.align.curriculum, config.seed)
     return next(stage.examples for stage in stages if stage.name == name)
 
@@ -74,7 +76,7 @@ def make_plan(config: TrainConfig) -> Plan:
     left_out: dict[str, int] = {}
     lines = []
     if config.recipe != "sft":
-        pairs = read_pairs(pairs_folder(config))
+        pairs = read_pairs(*pairs_folders(config))
         stages = _curriculum(config, pairs)
         align = [
             _StageExamples(stage.name, "dpo", config.align, stage.examples)
@@ -118,8 +120,9 @@ def _curriculum(config: TrainConfig, pairs: Sequence[TrainingPair]) -> list[Stag
             wanted = f"one of align.curriculum.strengths {sorted(curriculum.strengths)}"
         strengths = sorted({pair.strength for pair in pairs})
         identical = sum(pair.chosen == pair.rejected for pair in pairs)
+        folders = ", ".join(pairs_folders(config))
         raise UserError(
-            f"{pairs_folder(config)}: no usable pair among its {len(pairs)} has {wanted}; their "
+            f"{folders}: no usable pair among its {len(pairs)} has {wanted}; their "
             f"strengths are {strengths}, and in {identical} of them rejected equals chosen"
         )
     for stage in stages:

@@ -17,7 +17,7 @@ from tempo_ray.paths import RunPaths
 from tempo_ray.records import StageResult, StageSpec, write_row
 from tempo_ray.schema import PAIR, SCHEMA_VERSION, with_metadata
 from tempo_ray.train.curriculum import make_stage
-from tempo_ray.train.pairs import TrainingPair
+from tempo_ray.train.pairs import TrainingPair, read_pairs
 from tempo_ray.train.run.plan import advise_step_size, finished_stages, make_plan
 from tests.train.stages import config_of
 
@@ -250,3 +250,23 @@ def test_a_step_size_that_leaves_workers_idle_is_named(
     assert re.search(r"^align-16: .* 3[0-9]% .*align.pairs_per_step=24 would keep all 8", advice)
     config = make_config(tmp_path, model, *words, "align.pairs_per_step=24")
     assert advise_step_size(config, stage) is None
+
+
+def test_pairs_of_several_folders_are_in_one_order_whatever_their_files(tmp_path: Path) -> None:
+    rows = [
+        {"uri": uri, "prompt": "p", "chosen": "c", "rejected": text, "strength": strength}
+        for uri in ("v", "w")
+        for text in "ab"
+        for strength in (4, 8)
+    ]
+    for name, part in (("one", rows[:3]), ("two", rows[3:]), ("all", rows[::-1])):
+        (tmp_path / name).mkdir()
+        table = pa.Table.from_pylist(part, schema=PAIR)
+        pq.write_table(table, tmp_path / name / "0.parquet")
+    pairs = read_pairs(str(tmp_path / "two"), str(tmp_path / "one"))
+    assert pairs == read_pairs(str(tmp_path / "all"))
+    assert [(pair.uri, pair.strength, pair.rejected) for pair in pairs[:3]] == [
+        ("v", 8, "a"),
+        ("v", 8, "b"),
+        ("v", 4, "a"),
+    ]
