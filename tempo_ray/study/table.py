@@ -74,19 +74,20 @@ class Estimate:
 
 
 def study_rows(scores: Scores, baseline: str) -> list[StudyRow]:
-    """Every arm but the baseline, on every group of questions.
+    """Every arm but the baseline, on every group of questions that two seeds or more have.
 
     Raises UserError where an arm and the baseline were not asked the same questions.
     """
     arms = list(dict.fromkeys(arm for arm, _ in scores))
     seeds = list(dict.fromkeys(seed for _, seed in scores))
-    groups = group_names(next(iter(scores.values())))
+    groups = group_names([score for of_arm in scores.values() for score in of_arm])
     rows = []
     for arm in arms:
         if arm == baseline:
             continue
         paired = [_paired(scores, baseline, arm, seed) for seed in seeds]
-        rows += [_row(arm, baseline, group, paired) for group in groups]
+        of_groups = [_row(arm, baseline, group, paired) for group in groups]
+        rows += [row for row in of_groups if row is not None]
     return _with_holm(rows)
 
 
@@ -99,11 +100,15 @@ def _paired(scores: Scores, baseline: str, arm: str, seed: int) -> tuple[list[Sc
 
 def _row(
     arm: str, baseline: str, group: str, paired: Sequence[tuple[list[Score], list[Score]]]
-) -> StudyRow:
-    members = [
+) -> StudyRow | None:
+    """None where fewer than two seeds have such questions."""
+    in_seeds = [
         [(a, b) for a, b in zip(first, second, strict=True) if in_group(a, group)]
         for first, second in paired
     ]
+    members = [pairs for pairs in in_seeds if pairs]
+    if len(members) < 2:
+        return None
     differences = [
         np.array([float(b.correct) - float(a.correct) for a, b in pairs]) for pairs in members
     ]
@@ -115,7 +120,7 @@ def _row(
         arm=arm,
         baseline=baseline,
         group=group,
-        seeds=len(paired),
+        seeds=len(members),
         questions=sum(map(len, members)),
         accuracy=float(np.mean([np.mean([b.correct for _, b in pairs]) for pairs in members])),
         baseline_accuracy=float(
@@ -185,12 +190,12 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def markdown(rows: Sequence[StudyRow]) -> str:
-    """A table for each arm, in points."""
+    """A table for each arm, in points. Its seeds are those of its widest group."""
     parts = []
     for arm in dict.fromkeys(row.arm for row in rows):
         own = [row for row in rows if row.arm == arm]
         parts.append(
-            f"**{arm}** against {own[0].baseline}, {own[0].seeds} seeds\n\n"
+            f"**{arm}** against {own[0].baseline}, {max(row.seeds for row in own)} seeds\n\n"
             f"| questions | {own[0].baseline} | {arm} | difference | 95% | p (Holm) | "
             "detectable | blind guess | questions |\n|---|---|---|---|---|---|---|---|---|"
         )

@@ -66,6 +66,19 @@ def test_unequal_questions_are_no_table() -> None:
         study_rows(scores, "sft")
 
 
+def test_a_kind_that_only_one_seed_was_asked_about_is_left_out() -> None:
+    scores = scores_of({"sft": 0.5, "tempo": 0.75})
+    for arm in ("sft", "tempo"):
+        for seed in (1, 2):
+            scores[arm, seed] = [row for row in scores[arm, seed] if "order" not in row.groups]
+    rows = study_rows(scores, "sft")
+    assert {row.group for row in rows} == {"other", "all", "kind:count"}
+    for arm in ("sft", "tempo"):
+        scores[arm, 2] = scores_of({arm: 0.5})[arm, 2]
+    row = next(row for row in study_rows(scores, "sft") if row.group == "order")
+    assert (row.seeds, row.questions) == (2, 40)
+
+
 def test_an_estimate_by_hand() -> None:
     """Means 0.2, 0.4 and 0.6: standard error 0.2 / sqrt(3), t of 2 degrees of freedom 4.303."""
     arrays = [np.full(10, mean) for mean in (0.2, 0.4, 0.6)]
