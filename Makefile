@@ -20,8 +20,8 @@ unit: $(READY)
 		--ignore=tests/integration --numprocesses=2 --durations=3
 
 # Files are shared out between two processes; the tests of a file share its Ray or its endpoint.
-# Then, alone, those whose ranks wait for each other at every collective: beside other tests on two
-# cores they take three times as long.
+# Then, alone, those whose ranks wait for each other at every collective: on two cores, anything
+# beside them holds up both.
 test: $(READY)
 	$(BIN)/python -m pytest -m "not ranks" --numprocesses=2 --dist=loadfile \
 		--cov --cov-report= --cov-fail-under=0

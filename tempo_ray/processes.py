@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, each with a log: for commands that run other commands.
+"""A subcommand and its words -> a process of its own, its lines, and its log.
 
 Tested in tests/integration/test_package.py.
 """
@@ -21,6 +21,16 @@ class JobFailed(Exception):
     """A job ended with another status than 0. The message ends with what its log says."""
 
 
+@contextlib.contextmanager
+def job_failures() -> Iterator[None]:
+    """Ends the process with the message of a JobFailed and status 1."""
+    try:
+        yield
+    except JobFailed as failure:
+        print(failure, file=sys.stderr)
+        raise SystemExit(1) from None
+
+
 class Jobs:
     """Runs subcommands of tempo-ray. Their own lines go to a Log, all else to `logs`/NN-JOB.log."""
 
@@ -28,11 +38,12 @@ class Jobs:
         self._logs, self._config = logs, config
         self._lock = threading.Lock()
 
-    def run(self, name: str, words: Sequence[str], log: Log) -> None:
+    def run(self, name: str, words: Sequence[str], log: Log | None = None) -> None:
         """Raises JobFailed."""
         with self._started(name, words) as (process, file):
             for line in _lines(process):
-                log(line)
+                if log is not None:
+                    log(line)
             if process.wait():
                 raise JobFailed(_failure(name, process.returncode, file))
 

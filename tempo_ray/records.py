@@ -338,6 +338,34 @@ class EvaluateSummary:
 
 
 @dataclass(frozen=True)
+class StudyRow:
+    """An arm on a group of questions, beside the baseline: shares from 0 to 1, means over seeds."""
+
+    arm: str
+    baseline: str
+    group: str
+    seeds: int
+    questions: int
+    """Of all seeds together."""
+    accuracy: float
+    baseline_accuracy: float
+    chance: float
+    difference: float
+    """Arm minus baseline, on the same questions."""
+    low: float
+    """Of the 95% interval of the difference, over videos and seeds."""
+    high: float
+    p: float
+    """Two-sided, that there is no difference."""
+    p_holm: float | None
+    """Corrected after Holm (1979) over all arms and groups of the study that are not single kinds;
+    None for a kind."""
+    detectable: float
+    """The smallest difference that so many seeds would show in four studies of five (power 80%,
+    two-sided 5%)."""
+
+
+@dataclass(frozen=True)
 class CorpusSummary:
     videos: int
     questions: int

@@ -19,7 +19,7 @@ from tempo_ray.config import DemoConfig
 from tempo_ray.config.load import parse_args
 from tempo_ray.job import user_errors
 from tempo_ray.paths import RunPaths
-from tempo_ray.processes import JobFailed, Jobs, free_port
+from tempo_ray.processes import Jobs, free_port, job_failures
 from tempo_ray.records import write_row
 from tempo_ray.storage import write_bytes
 
@@ -40,7 +40,7 @@ class Demo:
 
     def job(self, name: str, *words: str, quiet: bool = False) -> None:
         """Runs a job and shows its lines."""
-        self.jobs.run(name, words, _discard if quiet else _indented)
+        self.jobs.run(name, words, None if quiet else _indented)
 
     @contextlib.contextmanager
     def phase(self, name: str, title: str) -> Iterator[None]:
@@ -56,24 +56,16 @@ def _indented(line: str) -> None:
     print(f"    {line}", flush=True)
 
 
-def _discard(line: str) -> None:
-    """A job whose lines are not for the reader of the demo."""
-
-
 def main(argv: list[str] | None = None) -> None:
-    with user_errors():
+    with user_errors(), job_failures():
         words = sys.argv[1:] if argv is None else argv
         demo = Demo(parse_args(DemoConfig, __doc__, words, section="demo"))
         if (demo.run / "summary.json").exists():
             shutil.rmtree(demo.run)
         print(f"tempo_ray demo: everything is written to {demo.run}/", flush=True)
-        try:
-            make_corpora(demo)
-            train_models(demo)
-            ask_models(demo)
-        except JobFailed as failure:
-            print(failure, file=sys.stderr)
-            raise SystemExit(1) from None
+        make_corpora(demo)
+        train_models(demo)
+        ask_models(demo)
         report(demo)
 
 

@@ -9,7 +9,6 @@ with the same command.
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from tempo_ray.config import StudyConfig
@@ -18,38 +17,17 @@ from tempo_ray.job import print_line, running, user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else argv
     with user_errors():
-        words = sys.argv[1:] if argv is None else argv
         config = parse_args(StudyConfig, __doc__, words, section="study")
-        from tempo_ray.processes import JobFailed, Jobs
+        from tempo_ray.processes import Jobs, job_failures
+        from tempo_ray.report.study import write_study
         from tempo_ray.study.plan import make_plan
-        from tempo_ray.study.run import run_study
+        from tempo_ray.study.run import read_all_scores, run_study
+        from tempo_ray.study.table import study_rows
 
         plan = make_plan(config)
-        with running("study", config.run, config):
-            try:
-                jobs = Jobs(Path(config.run, "logs"), config.config)
-                run_study(config, plan, jobs, print_line)
-            except JobFailed as failure:
-                print(failure, file=sys.stderr)
-                raise SystemExit(1) from None
-            write_results(config)
-
-
-def write_results(config: StudyConfig) -> None:
-    """The tables and the plot, from the scores of all arms and seeds."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from tempo_ray.report.study import draw_study
-    from tempo_ray.study.plan import make_plan
-    from tempo_ray.study.run import read_all_scores
-    from tempo_ray.study.table import markdown, study_rows
-
-    rows = study_rows(read_all_scores(make_plan(config)), config.baseline)
-    folder = Path(config.run)
-    table = markdown(rows)
-    (folder / "table.md").write_text(table)
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows]), folder / "table.parquet")
-    draw_study([asdict(row) for row in rows], folder / "study.png")
-    print(f"\n{table}\n{folder / 'table.md'}, table.parquet and study.png beside it")
+        with job_failures(), running("study", config.run, config):
+            run_study(config, plan, Jobs(Path(config.run, "logs"), config.config), print_line)
+            rows = study_rows(read_all_scores(plan), config.baseline)
+            print_line(write_study(rows, Path(config.run)))

@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from tempo_ray.config.base import Config, LocalPath, Location, Share, flatten
+from tempo_ray.config.base import Config, LocalPath, Location, Share
 from tempo_ray.config.shapeworld import WorldConfig
 
 
@@ -57,7 +57,8 @@ class StudyConfig(Config):
     given: GivenDataConfig | None = None
     """Instead of drawn data."""
     at_once: PositiveInt = 1
-    """Jobs that run at the same time. On one machine each needs some 5 GB of memory."""
+    """Jobs that run at the same time. On one machine each needs some 5 GB of memory, which is
+    checked unless `storage` is set."""
     served_at_once: PositiveInt = 8
     """Models behind one endpoint while they are asked."""
 
@@ -67,21 +68,9 @@ class StudyConfig(Config):
             raise ValueError(f"baseline {self.baseline} is none of the arms {', '.join(self.arms)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds: one of them is there twice")
-        seen: dict[str, str] = {}
         for name, arm in self.arms.items():
             if not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"arms.{name}: a name has letters, digits, - and _ only")
             if self.given is not None and arm.order_share:
                 raise ValueError(f"arms.{name}: order_share is for drawn data, not for given")
-            same = seen.setdefault(_content(arm), name)
-            if same != name:
-                raise ValueError(f"arms {same} and {name} are the same: remove one of them")
         return self
-
-
-def _content(arm: ArmConfig) -> str:
-    """Equal for arms that train alike, however their keys are nested."""
-    pairs = [sorted(flatten(source).items(), key=str) for source in arm.pairs]
-    if arm.train.get("recipe") == "sft":
-        pairs = []
-    return repr((pairs, sorted(flatten(arm.train).items(), key=str), arm.order_share))

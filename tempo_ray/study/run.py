@@ -4,11 +4,12 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
+import psutil
+
 from tempo_ray.config import StudyConfig
 from tempo_ray.errors import UserError
 from tempo_ray.evaluate.scores import read_scores
 from tempo_ray.job import Log
-from tempo_ray.paths import RunPaths
 from tempo_ray.processes import JobFailed, Jobs, free_port
 from tempo_ray.records import Score
 from tempo_ray.storage import exists, read_bytes
@@ -25,16 +26,14 @@ def run_study(config: StudyConfig, plan: StudyPlan, jobs: Jobs, log: Log) -> Non
     todo = [step for step in plan.steps if not is_done(step)]
     log(f"{len(plan.steps)} jobs, {len(plan.steps) - len(todo)} of them done already")
     _run_steps(todo, config.at_once, jobs, log)
-    unanswered = [trained for trained in plan.trained if not exists(scores_of(trained))]
+    unanswered = [trained for trained in plan.trained if not exists(trained.scores)]
     for batch in _batches(unanswered, config.served_at_once):
         _ask(batch, jobs, log)
 
 
 def _check_memory(config: StudyConfig) -> None:
-    import psutil
-
     available = psutil.virtual_memory().available
-    if config.at_once > 1 and available < config.at_once * JOB_BYTES:
+    if config.storage is None and config.at_once > 1 and available < config.at_once * JOB_BYTES:
         raise UserError(
             f"at_once={config.at_once} needs some {config.at_once * JOB_BYTES / 1e9:.0f} GB of "
             f"memory, and {available / 1e9:.0f} GB are free: lower at_once"
@@ -63,7 +62,7 @@ def _run_steps(todo: Sequence[JobStep], at_once: int, jobs: Jobs, log: Log) -> N
                 waiting.remove(step)
                 number = len(todo) - len(waiting)
                 log(f"[{number}/{len(todo)}] {step.job} in {step.folder}")
-                running[pool.submit(jobs.run, step.job, step.words, _discard)] = step
+                running[pool.submit(jobs.run, step.job, step.words)] = step
 
     with ThreadPoolExecutor(at_once) as pool:
         start_ready(pool)
@@ -81,43 +80,29 @@ def _run_steps(todo: Sequence[JobStep], at_once: int, jobs: Jobs, log: Log) -> N
         raise failures[0]
 
 
-def _discard(line: str) -> None:
-    """A study shows which jobs run, and their logs what they say."""
-
-
 def _batches(trained: Sequence[Trained], size: int) -> list[list[Trained]]:
-    """Models that are asked the same questions, each once, at most `size` at a time."""
-    by_questions: dict[str, dict[str, Trained]] = {}
-    for one in trained:
-        by_questions.setdefault(one.questions, {})[one.folder] = one
+    """Models that are asked the same questions, at most `size` at a time."""
+    by_questions: dict[str, list[Trained]] = {}
+    for model in trained:
+        by_questions.setdefault(model.questions, []).append(model)
     return [
-        list(models.values())[start : start + size]
+        models[start : start + size]
         for models in by_questions.values()
         for start in range(0, len(models), size)
     ]
 
 
 def _ask(batch: Sequence[Trained], jobs: Jobs, log: Log) -> None:
-    """Serves the models of a batch side by side and writes their scores into their runs."""
-    names = [_served_name(trained) for trained in batch]
+    """Serves the models of a batch side by side and writes their scores."""
     log(f"asks {len(batch)} models {batch[0].questions}")
     served = ", ".join(
-        f"{{name: {name}, path: {json.dumps(trained.model)}}}"
-        for name, trained in zip(names, batch, strict=True)
+        f"{{name: {trained.served_name}, path: {json.dumps(trained.model)}}}" for trained in batch
     )
     with jobs.serving([f"models=[{served}]", f"port={free_port()}"]) as url:
-        for name, trained in zip(names, batch, strict=True):
-            words = [f"endpoint={url}", f"models=[{name}]", f"questions={trained.questions}"]
-            jobs.run("evaluate", [*words, f"run={trained.folder}"], _discard)
-
-
-def _served_name(trained: Trained) -> str:
-    """The folder's name, which no other model of the study has."""
-    return trained.folder.rstrip("/").rsplit("/", 1)[-1]
-
-
-def scores_of(trained: Trained) -> str:
-    return RunPaths(trained.folder).scores(_served_name(trained))
+        for trained in batch:
+            words = [f"endpoint={url}", f"models=[{trained.served_name}]"]
+            words += [f"questions={trained.questions}", f"run={trained.scores_folder}"]
+            jobs.run("evaluate", words)
 
 
 def read_all_scores(plan: StudyPlan) -> dict[tuple[str, int], list[Score]]:
@@ -125,12 +110,10 @@ def read_all_scores(plan: StudyPlan) -> dict[tuple[str, int], list[Score]]:
     missing = [
         f"arm {trained.arm}, seed {trained.seed}"
         for trained in plan.trained
-        if not exists(scores_of(trained))
+        if not exists(trained.scores)
     ]
     if missing:
         raise UserError(
             f"no scores of {'; '.join(missing)}: run the same command again to finish the study"
         )
-    return {
-        (trained.arm, trained.seed): read_scores(scores_of(trained)) for trained in plan.trained
-    }
+    return {(trained.arm, trained.seed): read_scores(trained.scores) for trained in plan.trained}

@@ -11,40 +11,12 @@ from scipy import stats
 from tempo_ray.errors import UserError
 from tempo_ray.evaluate.breakdown import group_names, in_group
 from tempo_ray.evaluate.scores import same_questions
-from tempo_ray.records import Score
+from tempo_ray.records import Score, StudyRow
 
 POWER = 0.8
 
 Scores = Mapping[tuple[str, int], Sequence[Score]]
 """(arm, seed) -> one score per question."""
-
-
-@dataclass(frozen=True)
-class StudyRow:
-    """An arm on a group of questions, beside the baseline: shares from 0 to 1, means over seeds."""
-
-    arm: str
-    baseline: str
-    group: str
-    seeds: int
-    questions: int
-    """Of all seeds together."""
-    accuracy: float
-    baseline_accuracy: float
-    chance: float
-    difference: float
-    """Arm minus baseline, on the same questions."""
-    low: float
-    """Of the 95% interval of the difference, over videos and seeds."""
-    high: float
-    p: float
-    """Two-sided, that there is no difference."""
-    p_holm: float | None
-    """Corrected after Holm (1979) over all arms and groups of the study that are not single kinds;
-    None for a kind."""
-    detectable: float
-    """The smallest difference that so many seeds would show in four studies of five (power 80%,
-    two-sided 5%)."""
 
 
 @dataclass(frozen=True)
@@ -187,24 +159,3 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[number]))
         corrected[number] = largest
     return corrected
-
-
-def markdown(rows: Sequence[StudyRow]) -> str:
-    """A table for each arm, in points. Its seeds are those of its widest group."""
-    parts = []
-    for arm in dict.fromkeys(row.arm for row in rows):
-        own = [row for row in rows if row.arm == arm]
-        parts.append(
-            f"**{arm}** against {own[0].baseline}, {max(row.seeds for row in own)} seeds\n\n"
-            f"| questions | {own[0].baseline} | {arm} | difference | 95% | p (Holm) | "
-            "detectable | blind guess | questions |\n|---|---|---|---|---|---|---|---|---|"
-        )
-        for row in own:
-            p = f"{row.p:.2g}" if row.p_holm is None else f"{row.p:.2g} ({row.p_holm:.2g})"
-            parts[-1] += (
-                f"\n| {row.group.partition(':')[2] or row.group} | {row.baseline_accuracy:.1%} | "
-                f"{row.accuracy:.1%} | {100 * row.difference:+.1f} | {100 * row.low:+.1f} to "
-                f"{100 * row.high:+.1f} | {p} | {100 * row.detectable:.1f} | {row.chance:.1%} | "
-                f"{row.questions} |"
-            )
-    return "\n\n".join(parts) + "\n"

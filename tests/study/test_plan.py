@@ -1,11 +1,13 @@
 """What arms have in common is one job; mistakes are named before anything runs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tempo_ray.config import StudyConfig
-from tempo_ray.config.load import load_config
+from tempo_ray.config.load import SHIPPED, load_config
 from tempo_ray.errors import UserError
 from tempo_ray.study.plan import make_plan
 
@@ -64,7 +66,6 @@ def test_given_data_are_drawn_by_nobody() -> None:
 @pytest.mark.parametrize(
     ("arms", "keys", "message"),
     [
-        ({"sft": {}, "same": {"train": {}}}, {}, "arms sft and same are the same"),
         ({"sft": {}, "b": {"train": {"recipe": "align"}}}, {"baseline": "c"}, "none of the arms"),
         (ARMS, {"seeds": (0, 0)}, "one of them is there twice"),
         (ARMS | {"a b": {}}, {}, "a name has letters"),
@@ -78,13 +79,29 @@ def test_mistakes_are_named(arms: dict[str, Any], keys: dict[str, Any], message:
 @pytest.mark.parametrize(
     ("arm", "message"),
     [
-        ({"train": {"align": {"curriculm": {}}}}, r"arms\.x\.train: align\.curriculm"),
-        ({"pairs": [{"respond": {"from": "clip"}}]}, r"arms\.x\.pairs\[0\]: respond\.from"),
+        ({"train": {"align": {"curriculm": {}}}}, r"arms\.x: align\.curriculm: no such key"),
+        ({"pairs": [{"respond": {"from": "clip"}}]}, r"arms\.x: respond\.from: no such key"),
+        ({"train": {"recipe": "pre_sft", "seed": 5}}, "arms tempo and x are the same"),
     ],
 )
 def test_an_unknown_field_is_named_with_its_arm(arm: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_plan(config_of(ARMS | {"x": arm}))
+
+
+def test_another_config_file_makes_other_jobs(tmp_path: Path) -> None:
+    """Else an edited file would be answered with what the old one made."""
+    file = tmp_path / "mine.yaml"
+    folders = []
+    for rank in (4, 8, 4):
+        tree = yaml.safe_load((SHIPPED / "embedded.yaml").read_text())
+        tree["train"]["align"]["lora"]["rank"] = rank
+        file.write_text(yaml.safe_dump(tree))
+        folders.append(
+            [trained.folder for trained in make_plan(config_of(config=str(file))).trained]
+        )
+    assert folders[0] == folders[2]
+    assert not set(folders[0]) & set(folders[1])
 
 
 def test_a_study_is_read_from_words() -> None:

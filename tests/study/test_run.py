@@ -37,7 +37,7 @@ class Recorded(Jobs):
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
 
-    def run(self, name: str, words: Sequence[str], log: Log) -> None:
+    def run(self, name: str, words: Sequence[str], log: Log | None = None) -> None:
         with self.lock:
             self.ran.append(name)
             number = len(self.ran)
@@ -67,7 +67,11 @@ class Recorded(Jobs):
 
 
 def study(tmp_path: Path, **keys: Any) -> tuple[StudyConfig, StudyPlan]:
-    arms = {"sft": {"train": {"recipe": "sft"}}, "tempo": {}, "align": {"train": {"seed": 1}}}
+    arms = {
+        "sft": {"train": {"recipe": "sft"}},
+        "tempo": {},
+        "align": {"train": {"recipe": "align"}},
+    }
     values = {"run": tmp_path, "baseline": "sft", "seeds": (0, 1), "arms": arms} | keys
     values["run"] = str(tmp_path)
     config = StudyConfig.model_validate(values)

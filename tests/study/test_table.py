@@ -4,12 +4,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tempo_ray.errors import UserError
 from tempo_ray.records import Score
-from tempo_ray.report.study import draw_study
-from tempo_ray.study.table import estimate_over_seeds, holm, markdown, study_rows
+from tempo_ray.report.study import write_study
+from tempo_ray.study.table import estimate_over_seeds, holm, study_rows
 
 
 def score(seed: int, number: int, correct: bool) -> Score:
@@ -50,8 +51,10 @@ def test_a_table_by_hand(tmp_path: Path) -> None:
     assert (row.accuracy, row.baseline_accuracy, row.difference) == (0.75, 0.5, 0.25)
     assert rows[0].p_holm is not None
     assert rows[3].p_holm is None
-    assert "| all | 50.0% | 75.0% | +25.0 |" in markdown(rows)
-    draw_study([asdict(row) for row in rows], tmp_path / "study.png")
+    printed = write_study(rows, tmp_path)
+    assert "| all | 50.0% | 75.0% | +25.0 |" in printed
+    assert (tmp_path / "table.md").read_text() in printed
+    assert pq.read_table(tmp_path / "table.parquet").to_pylist() == [asdict(row) for row in rows]
     assert (tmp_path / "study.png").stat().st_size > 5000
 
 
