@@ -5,7 +5,6 @@ submitted job.
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from tempo_ray.schema import PAIR, SCHEMA_VERSION, VIDEO_ANSWERS
 from tempo_ray.shapeworld.render import write_video
 from tempo_ray.shapeworld.story import draw_story
 from tests import horrors
-from tests.integration.jobs import ROOT, Ended, run_job
+from tests.integration.jobs import ROOT, Ended, kill_group, run_job
 
 GOOD = 6
 CONFIG = ["--config", "embedded"]
@@ -337,12 +336,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     try:
         yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        kill_group(process)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -132,7 +132,7 @@ def test_training_in_a_bucket_resumes_after_a_kill(
         "embedded",
         "run=s3://films/run",
         "recipe=align",
-        "align.curriculum={schedule: mixed, epochs: 8}",
+        "align.curriculum={schedule: mixed, epochs: 4}",
         "align.pairs_per_step=16",
         "workers.count=1",
         "checkpoint_every_steps=2",
