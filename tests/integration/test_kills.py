@@ -82,21 +82,22 @@ class Killer(threading.Thread):
         return processes_named(psutil.Process(), self.actor)
 
 
-@pytest.mark.parametrize("name", ["SelectClips", "WriteAnswers"])
-def test_actors_may_die(name: str, videos: Path, undisturbed: Pairs, tmp_path: Path) -> None:
+def test_actors_may_die(videos: Path, undisturbed: Pairs, tmp_path: Path) -> None:
     """Decoders at any moment; engines while they answer, which they do from the first commit on."""
     run = tmp_path / "run"
-    if name == "SelectClips":
-        killer = Killer(name, [lambda: killer.actors()] * 2, 3)
-    else:
-        killer = Killer(name, [lambda: committed(run) >= 1, lambda: committed(run) >= 3], 0.3)
-    killer.start()
+    decoders = Killer("SelectClips", [lambda: decoders.actors()] * 2, 3)
+    when = [lambda: committed(run) >= 1, lambda: committed(run) >= 3]
+    engines = Killer("WriteAnswers", when, 0.3)
+    killers = (decoders, engines)
+    for killer in killers:
+        killer.start()
     ended = run_job("generate-pairs", *WORDS, f"run={run}", f"videos.input={videos}")
-    killer.over.set()
-    killer.join()
+    for killer in killers:
+        killer.over.set()
+        killer.join()
     assert ended.status == 0, ended.err[-3000:]
-    print(f"{name} killed {killer.killed} times")
-    assert killer.killed
+    print([f"{killer.actor} killed {killer.killed} times" for killer in killers])
+    assert all(killer.killed for killer in killers)
     assert pairs_of(run) == undisturbed
 
 
