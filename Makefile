@@ -23,7 +23,7 @@ unit: $(READY)
 # Then, alone, those whose ranks wait for each other at every collective: on two cores, anything
 # beside them holds up both.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not ranks" --numprocesses=2 --dist=loadfile \
+	$(BIN)/python -m pytest -m "not ranks" --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
 		--cov --cov-report= --cov-fail-under=0
 	$(BIN)/python -m pytest -m ranks --cov --cov-append
 

@@ -22,6 +22,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with real engines first: handed out last, one would keep a process busy alone."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """The one Ray of this process: the jobs that run in it use it."""
