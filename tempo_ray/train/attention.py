@@ -2,8 +2,9 @@
 
 A token attends to what precedes it in its example's prompt and in its own segment, itself included:
 no answer attends to another answer, and no example to another example. Two ways to compute it.
-`sdpa` splits every example into its prompt, which is plain causal attention, and its answers, with
-a boolean mask of answers x example. `flex` gives the whole row to FlexAttention, which skips empty
+`sdpa` splits every example into its prompt, which is plain causal attention, and its answers: as a
+batch, each after a copy of the prompt, or, where that would compute more, in one piece with a
+boolean mask of answers x example. `flex` gives the whole row to FlexAttention, which skips empty
 blocks (arXiv 2412.05496). Also here: the vision tower's windowed attention.
 """
 
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
 
 PROMPT = 0
@@ -32,6 +34,15 @@ class Span:
     end: int
     mask: Bool[Tensor, "answers tokens"]
     """Whether an answer token (first axis) attends to a token of the example."""
+    lengths: tuple[int, ...]
+    """Tokens of each answer."""
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether a batch of the answers, padded to the longest, computes less than one piece."""
+        prompt, longest = self.answers - self.start, max(self.lengths, default=0)
+        batched = len(self.lengths) * longest * (prompt + longest)
+        return batched < 0.8 * sum(self.lengths) * (prompt + sum(self.lengths))
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,9 @@ def make_layout(segments: Sequence[Int[Tensor, "_tokens"]]) -> Layout:
     start = 0
     for tokens in segments:
         prompt = int((tokens == PROMPT).sum())
-        spans.append(Span(start, start + prompt, start + len(tokens), answer_mask(tokens, prompt)))
+        lengths = tuple(tokens[prompt:].unique_consecutive(return_counts=True)[1].tolist())
+        mask = answer_mask(tokens, prompt)
+        spans.append(Span(start, start + prompt, start + len(tokens), mask, lengths))
         start += len(tokens)
     return Layout(torch.cat(examples), torch.cat(list(segments)), tuple(spans))
 
@@ -140,10 +153,86 @@ def packed_sdpa(
                 **shared,
             )
         )
-        outputs.append(
-            scaled_dot_product_attention(answer_queries, keys, values, span.mask, **shared)
-        )
+        answer_inputs = (answer_queries, keys, values)
+        attend = _attend_side_by_side if span.side_by_side else _attend_in_one_piece
+        outputs.append(attend(span, answer_inputs, shared))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+AnswerInputs = tuple[
+    Float[Tensor, "1 heads answers size"],
+    Float[Tensor, "1 key_heads tokens size"],
+    Float[Tensor, "1 key_heads tokens size"],
+]
+"""Queries of the answers of an example, keys and values of the whole example."""
+
+
+def _attend_in_one_piece(
+    span: Span, inputs: AnswerInputs, shared: dict[str, Any]
+) -> Float[Tensor, "1 heads answers size"]:
+    return scaled_dot_product_attention(*inputs, span.mask, **shared)
+
+
+def _attend_side_by_side(
+    span: Span, inputs: AnswerInputs, shared: dict[str, Any]
+) -> Float[Tensor, "1 heads answers size"]:
+    """Every answer after a copy of the prompt, padded to the longest. Padding comes last, where no
+    token sees it."""
+    queries, keys, values = inputs
+    prompt, longest = span.answers - span.start, max(span.lengths)
+    device = queries.device
+    seen = torch.ones(longest, prompt + longest, dtype=torch.bool, device=device).tril(prompt)
+    # torch's fused kernel for CPUs takes three times as long in bfloat16, forward and backward
+    slow = device.type == "cpu" and torch.bfloat16 in (queries.dtype, _autocast_dtype())
+    attend: Callable[..., Tensor] = _attend_explicitly if slow else scaled_dot_product_attention
+    output = attend(
+        _padded(queries, span.lengths),
+        _after_prompt(keys, prompt, span.lengths),
+        _after_prompt(values, prompt, span.lengths),
+        seen,
+        **shared,
+    )
+    rows = [row[:, :length] for row, length in zip(output, span.lengths, strict=True)]
+    return torch.cat(rows, dim=1)[None]
+
+
+def _after_prompt(
+    example: Float[Tensor, "1 heads tokens size"], prompt: int, lengths: tuple[int, ...]
+) -> Float[Tensor, "_answers heads _tokens size"]:
+    shown, answers = example.split([prompt, sum(lengths)], dim=2)
+    copies = shown.expand(len(lengths), -1, -1, -1)
+    return torch.cat([copies, _padded(answers, lengths)], dim=2)
+
+
+def _autocast_dtype() -> torch.dtype | None:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+
+
+def _attend_explicitly(
+    query: Float[Tensor, "answers heads longest size"],
+    key: Float[Tensor, "answers key_heads tokens size"],
+    value: Float[Tensor, "answers key_heads tokens size"],
+    seen: Bool[Tensor, "longest tokens"],
+    scale: float | None,
+    dropout_p: float,
+    enable_gqa: bool,
+) -> Float[Tensor, "answers heads longest size"]:
+    """What scaled_dot_product_attention computes, in the formula's steps."""
+    if enable_gqa:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+    hidden = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, -torch.inf)
+    scores = query @ key.transpose(2, 3) * (scale or query.shape[-1] ** -0.5) + hidden
+    weights = torch.nn.functional.dropout(scores.softmax(-1), dropout_p)
+    return weights @ value
+
+
+def _padded(
+    answers: Float[Tensor, "1 heads answers size"], lengths: tuple[int, ...]
+) -> Float[Tensor, "_answers heads _longest size"]:
+    """Answers in a row -> a batch of them."""
+    rows = [answer[0].transpose(0, 1) for answer in answers.split(lengths, dim=2)]
+    return pad_sequence(rows, batch_first=True).transpose(1, 2)
 
 
 @cache
