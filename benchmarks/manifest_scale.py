@@ -25,7 +25,7 @@ from benchmarks.measure import report, seconds
 from tempo_ray.cluster import connect
 from tempo_ray.config import PoolConfig, RayConfig, VideosConfig
 from tempo_ray.data.pipeline import actor_pool
-from tempo_ray.data.run.recovery import checkpointed, reconcile, rows_per_block
+from tempo_ray.data.run.recovery import checkpointed, reconcile, unanswered_blocks
 from tempo_ray.data.videos import write_manifest
 from tempo_ray.paths import RunPaths
 from tempo_ray.schema import VIDEO_ANSWERS
@@ -54,15 +54,17 @@ class PassOn:
         return answers
 
 
-def run_chain(paths: RunPaths, rows: int) -> None:
+def run_chain(paths: RunPaths) -> None:
     """`tempo_ray.data.pipeline.write_answers` without its work."""
+    blocks = unanswered_blocks(paths, POOL.batch_rows)
+    if not blocks:
+        return
     with checkpointed(paths):
         (
-            ray.data.read_parquet(paths.videos)
-            .repartition(target_num_rows_per_block=rows_per_block(rows, POOL.batch_rows))
+            ray.data.from_blocks(blocks)
             .map_batches(DropAll, **actor_pool(POOL))
             .map_batches(PassOn, **actor_pool(POOL, BATCHES_IN_FLIGHT))
-            .write_parquet(paths.answers)
+            .write_parquet(paths.answers, ray_remote_args={"num_cpus": 0})
         )
 
 
@@ -88,7 +90,7 @@ def measured(rows: int) -> dict[str, Any]:
 
             def resume(answered: int = answered) -> None:
                 assert reconcile(paths) == answered
-                run_chain(paths, rows)
+                run_chain(paths)
 
             result |= {f"{name}_s": round(seconds(resume), 2), f"{name}_mb": peak_mb()}
         files = {

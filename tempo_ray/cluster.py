@@ -2,12 +2,19 @@
 
 import logging
 import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated import autoscaler_pb2
 
-from tempo_ray.config import EngineConfig, RayConfig
+from tempo_ray.config import EngineConfig, PoolConfig, RayConfig
 from tempo_ray.errors import UserError
 from tempo_ray.models.check import weight_bytes
 
@@ -67,6 +74,137 @@ def _start(config: RayConfig) -> None:
         logging_level=logging.WARNING,
         log_to_driver=False,
     )
+
+
+@dataclass(frozen=True)
+class NodeRequest:
+    """What one actor or worker takes of the node that it runs on."""
+
+    name: str
+    """The config's field that asks for it."""
+    resources: Mapping[str, float]
+    """By Ray's names: CPU, GPU, memory in bytes, and custom ones."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Ray's label selector."""
+
+    @classmethod
+    def of_pool(cls, name: str, pool: PoolConfig) -> "NodeRequest":
+        resources = {"CPU": pool.cpus, "GPU": pool.gpus, "memory": pool.memory, **pool.resources}
+        asked = {kind: amount for kind, amount in resources.items() if amount}
+        return cls(name, asked, pool.label_selector)
+
+    def fits(self, node: Mapping[str, Any]) -> bool:
+        """Whether the node, one of ray.nodes(), could hold it if it were empty."""
+        total, labels = node["Resources"], node["Labels"]
+        return (
+            bool(node["Alive"])
+            and all(total.get(kind, 0) >= amount for kind, amount in self.resources.items())
+            and all(_selects(value, labels.get(key)) for key, value in self.labels.items())
+        )
+
+    def __str__(self) -> str:
+        units = [f"{amount:g} {kind}" for kind, amount in self.resources.items()]
+        units += [f"{key}={value}" for key, value in self.labels.items()]
+        return f"{self.name} ({', '.join(units)})"
+
+
+def _selects(selector: str, label: str | None) -> bool:
+    """Ray's label selectors: `a`, `!a`, `in(a, b)`, `!in(a, b)`."""
+    wanted = selector.removeprefix("!")
+    if wanted.startswith("in("):
+        among = {value.strip() for value in wanted[3:].removesuffix(")").split(",")}
+    else:
+        among = {wanted}
+    return (label in among) != selector.startswith("!")
+
+
+def check_nodes(requests: Sequence[NodeRequest], seconds: float = 40) -> None:
+    """Raises UserError where neither a node nor, as far as its autoscaler (version 2) says, a node
+    type of the cluster can hold a request, which Ray would let wait without a word.
+
+    Nodes that the autoscaler can add are asked for and not waited for. Where it says nothing, a
+    node has so many seconds to join.
+    """
+    deadline = time.monotonic() + seconds
+    unmet = _unmet(requests)
+    with _asked_for(unmet):
+        while unmet:
+            status = autoscaler_pb2.GetClusterStatusReply()  # type: ignore[attr-defined]
+            status.ParseFromString(
+                GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status()
+            )
+            impossible = [
+                request
+                for request in unmet
+                if _lists(status.autoscaling_state.infeasible_resource_requests, request)
+            ]
+            if not impossible and time.monotonic() > deadline:
+                impossible = unmet
+            if impossible:
+                nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+                sizes = sorted({f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in nodes})
+                raise UserError(
+                    f"no node of the cluster can hold {'; '.join(map(str, impossible))}, and none "
+                    f"that it can add; its nodes now: {'; '.join(sizes)}. Ask for less, or give "
+                    "the cluster larger nodes"
+                )
+            if all(_has_been_seen(status, request) for request in unmet):
+                return
+            time.sleep(0.5)
+            unmet = _unmet(unmet)
+
+
+def _unmet(requests: Sequence[NodeRequest]) -> list[NodeRequest]:
+    nodes = ray.nodes()
+    return [request for request in requests if not any(map(request.fits, nodes))]
+
+
+@contextmanager
+def _asked_for(requests: Sequence[NodeRequest]) -> Iterator[None]:
+    """Within it, a task asks for each request's resources, so that the autoscaler sees them."""
+
+    def nothing() -> None:
+        pass
+
+    tasks = []
+    for request in requests:
+        custom = dict(request.resources)
+        options = {
+            "num_cpus": custom.pop("CPU", 0),
+            "num_gpus": custom.pop("GPU", 0),
+            "memory": custom.pop("memory", None),
+            "resources": custom or None,
+            "label_selector": dict(request.labels) or None,
+        }
+        tasks.append(ray.remote(nothing).options(**options).remote())
+    try:
+        yield
+    finally:
+        for task in tasks:
+            ray.cancel(task)
+
+
+def _lists(asked: Sequence[Any], request: NodeRequest) -> bool:
+    """Whether the request is among the ResourceRequest messages."""
+    keys = sorted(request.labels)
+    return any(
+        dict(one.resources_bundle) == dict(request.resources)
+        and keys
+        == sorted(
+            constraint.label_key
+            for selector in one.label_selectors
+            for constraint in selector.label_constraints
+        )
+        for one in asked
+    )
+
+
+def _has_been_seen(status: Any, request: NodeRequest) -> bool:
+    """Whether the autoscaler has decided on the request, which is pending."""
+    state = status.cluster_resource_state
+    pending = [one.request for one in state.pending_resource_requests]
+    decided = status.autoscaling_state.last_seen_cluster_resource_state_version
+    return _lists(pending, request) and decided >= state.cluster_resource_state_version
 
 
 def engine_bytes(model: str, engine: EngineConfig) -> int:

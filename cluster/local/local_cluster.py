@@ -9,18 +9,21 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
-import ray
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from tempo_ray.processes import free_port
 
@@ -35,16 +38,15 @@ class NodeGroup(BaseModel):
 
     cpus: PositiveInt
     """Logical CPUs of a node."""
-    gpus: NonNegativeFloat = 0
+    gpus: NonNegativeInt = 0
     """Logical GPUs of a node."""
     memory_bytes: PositiveInt = 4_000_000_000
     """Logical memory of a node."""
     min_nodes: NonNegativeInt = 0
     max_nodes: PositiveInt = 1
 
-    def resources(self) -> dict[str, float]:
-        gpus = {"GPU": self.gpus} if self.gpus else {}
-        return {"CPU": self.cpus, "memory": self.memory_bytes} | gpus
+    def resources(self) -> dict[str, int]:
+        return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory_bytes}
 
 
 class LocalClusterConfig(BaseModel):
@@ -132,7 +134,7 @@ class LocalCluster:
             [
                 f"--address={self.address}",
                 f"--num-cpus={node.cpus}",
-                f"--num-gpus={node.gpus:g}",
+                f"--num-gpus={node.gpus}",
                 f"--memory={node.memory_bytes}",
                 f"--labels={GROUP_LABEL}={group}",
             ],

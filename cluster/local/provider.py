@@ -17,7 +17,7 @@ from ray.autoscaler.tags import (
 )
 
 
-class LocalNodeProvider(FakeMultiNodeProvider):  # type: ignore[misc]
+class LocalNodeProvider(FakeMultiNodeProvider):
     """Ray's provider of local nodes, with what it lacks: memory per node type."""
 
     def _create_node_with_resources_and_labels(
@@ -29,17 +29,17 @@ class LocalNodeProvider(FakeMultiNodeProvider):  # type: ignore[misc]
         labels: dict[str, str],
     ) -> None:
         with self.lock:
-            node_id = self._next_hex_node_id()
+            node_id: str = self._next_hex_node_id()  # type: ignore[no-untyped-call]
             parameters = RayParams(
                 gcs_address=self._gcs_address,
                 redis_address=self._gcs_address,
                 min_worker_port=0,
                 max_worker_port=0,
                 dashboard_agent_listen_port=0,
-                num_cpus=resources.get("CPU", 0),
-                num_gpus=resources.get("GPU", 0),
-                memory=resources["memory"],
-                object_store_memory=resources["object_store_memory"],
+                num_cpus=int(resources.get("CPU", 0)),
+                num_gpus=int(resources.get("GPU", 0)),
+                memory=int(resources["memory"]),
+                object_store_memory=int(resources["object_store_memory"]),
                 labels=labels,
                 env_vars={
                     "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id,
@@ -49,7 +49,8 @@ class LocalNodeProvider(FakeMultiNodeProvider):  # type: ignore[misc]
                 },
             )
             node = Node(parameters, head=False, shutdown_at_exit=False, spawn_reaper=False)
-            self._nodes[node_id] = {
+            nodes: dict[str, Any] = self._nodes
+            nodes[node_id] = {
                 "node": node,
                 "tags": {
                     TAG_RAY_NODE_KIND: NODE_KIND_WORKER,

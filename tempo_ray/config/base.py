@@ -9,9 +9,11 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    ByteSize,
     ConfigDict,
     Field,
     NonNegativeFloat,
+    PositiveFloat,
     PositiveInt,
     model_validator,
 )
@@ -96,6 +98,15 @@ class PoolConfig(Config):
     """CPUs per actor."""
     gpus: NonNegativeFloat = 0.0
     """GPUs per actor."""
+    memory: ByteSize = ByteSize(0)
+    """Memory per actor that Ray sets aside, in bytes or as in `8GiB`; 0 sets none aside."""
+    resources: dict[str, PositiveFloat] = {}
+    """Ray's custom resources per actor."""
+    label_selector: dict[str, str] = {}
+    """Labels of the nodes on which the actors may run, such as `tempo-ray/group: cpu`."""
+    initial_size: PositiveInt | None = None
+    """Actors at the start, so that a cluster from zero nodes asks for all of theirs at once; null
+    starts with `min_size` and grows with the load."""
     batch_rows: PositiveInt = 4
     """Rows (videos) that an actor takes at a time."""
 
@@ -104,6 +115,12 @@ class PoolConfig(Config):
         if self.max_size < self.min_size:
             raise ValueError(
                 f"max_size {self.max_size} is less than min_size {self.min_size}; raise max_size"
+            )
+        initial = self.initial_size
+        if initial is not None and not self.min_size <= initial <= self.max_size:
+            raise ValueError(
+                f"initial_size {initial} is not between min_size {self.min_size} and max_size "
+                f"{self.max_size}; change it"
             )
         return self
 

@@ -20,7 +20,7 @@ from tempo_ray.data.pairs import make_pairs
 from tempo_ray.data.prompts import PROMPT_SETS
 from tempo_ray.data.respond import Answerer, make_engine
 from tempo_ray.data.run.progress import Meter, ProgressActor
-from tempo_ray.data.run.recovery import checkpointed, rows_per_block
+from tempo_ray.data.run.recovery import checkpointed, unanswered_blocks
 from tempo_ray.data.select import Selector
 from tempo_ray.models.check import prompts_name
 from tempo_ray.models.engine import EngineDied, model_hash
@@ -121,27 +121,33 @@ def actor_pool(pool: PoolConfig, batches_in_flight: int = 1) -> dict[str, Any]:
         }
     return {
         "compute": ray.data.ActorPoolStrategy(
-            min_size=pool.min_size, max_size=pool.max_size, **threads
+            min_size=pool.min_size,
+            max_size=pool.max_size,
+            initial_size=pool.initial_size,
+            **threads,
         ),
         "batch_size": pool.batch_rows,
         "batch_format": "pyarrow",
         "num_cpus": pool.cpus,
         "num_gpus": pool.gpus,
+        "memory": pool.memory or None,
+        "resources": dict(pool.resources) or None,
+        "label_selector": dict(pool.label_selector) or None,
     }
 
 
-def write_answers(config: GeneratePairsConfig, videos: int, progress: ProgressActor) -> None:
+def write_answers(config: GeneratePairsConfig, progress: ProgressActor) -> None:
     """Every video of the manifest that has no row in answers/ yet gets one.
 
-    `videos` is the number of rows of the manifest.
+    Only the actors ask for CPUs: whatever nodes can hold an actor of each pool, the chain ends.
     """
     paths = RunPaths(config.run)
     delete_folder(paths.failures)
     select, respond = config.select, config.respond
+    blocks = unanswered_blocks(paths, select.pool.batch_rows)
     with checkpointed(paths):
         (
-            ray.data.read_parquet(paths.videos)
-            .repartition(target_num_rows_per_block=rows_per_block(videos, select.pool.batch_rows))
+            ray.data.from_blocks(blocks)
             .map_batches(
                 SelectClips,
                 fn_constructor_args=(config, progress),
@@ -152,7 +158,7 @@ def write_answers(config: GeneratePairsConfig, videos: int, progress: ProgressAc
                 fn_constructor_args=(config, model_hash(respond.model), progress),
                 **actor_pool(respond.pool, respond.batches_in_flight),
             )
-            .write_parquet(paths.answers)
+            .write_parquet(paths.answers, ray_remote_args={"num_cpus": 0})
         )
 
 

@@ -36,6 +36,8 @@ def generate_pairs(config: GeneratePairsConfig, job: Job, log: Log) -> None:
 
     _check_memory(config)
     cluster.connect(config.ray)
+    pools = {"select.pool": config.select.pool, "respond.pool": config.respond.pool}
+    cluster.check_nodes([cluster.NodeRequest.of_pool(*named) for named in pools.items()])
     summary = job.summary = _answer(config, summary, log)
     write_pairs(config)
     summary = job.summary = replace(
@@ -67,7 +69,7 @@ def _answer(config: GeneratePairsConfig, summary: PairsSummary, log: Log) -> Pai
     if answered >= videos:
         return summary
     with reported(videos - answered, log) as progress:
-        write_answers(config, videos, progress)
+        write_answers(config, progress)
         speed = engine_speed(progress)
     return replace(
         summary,

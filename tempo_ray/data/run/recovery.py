@@ -1,21 +1,43 @@
 """A run that may have died in a commit -> consistent answers and checkpoint, to resume from."""
 
 import math
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import ray
 from ray.data.checkpoint import CheckpointConfig
 
 from tempo_ray.paths import RunPaths
-from tempo_ray.storage import delete_file, join, list_files, open_output, resolve
+from tempo_ray.storage import delete_file, join, list_files, parquet_dataset
+from tempo_ray.tables import open_dataset
 
 MAX_BLOCKS = 8192
 _PENDING = ".pending.parquet"
+
+
+def unanswered_blocks(paths: RunPaths, batch_rows: int) -> list[pa.Table]:
+    """The rows of the manifest whose ids are not in the checkpoint, in blocks.
+
+    Read here and not by Ray Data: the tasks in which it reads need CPUs beside those of the actors,
+    and would wait for ever on a node that the actors fill.
+    """
+    manifest = open_dataset(paths.videos)
+    if manifest is None:
+        return []
+    rows = manifest.to_table()
+    size = rows_per_block(len(rows), batch_rows)
+    rows = rows.filter(pc.invert(pc.is_in(rows["video_id"], value_set=_answered(paths))))
+    return [rows.slice(first, size) for first in range(0, len(rows), size)]
+
+
+def _answered(paths: RunPaths) -> pa.ChunkedArray:
+    """The ids in the checkpoint."""
+    checkpoint = parquet_dataset(paths.answers_checkpoint)
+    if checkpoint is None or not checkpoint.files:
+        return pa.chunked_array([[]], pa.string())
+    return checkpoint.to_table(columns=["video_id"])["video_id"]
 
 
 def rows_per_block(videos: int, batch_rows: int) -> int:
@@ -26,8 +48,8 @@ def rows_per_block(videos: int, batch_rows: int) -> int:
 
 @contextmanager
 def checkpointed(paths: RunPaths) -> Iterator[None]:
-    """Within it, a Ray Data chain from a Parquet file to a Parquet folder skips the rows whose ids
-    are in the checkpoint, and adds those that it writes."""
+    """Within it, a Ray Data chain to a Parquet folder adds the ids of what it writes to the
+    checkpoint."""
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(
         id_column="video_id",
@@ -63,21 +85,4 @@ def reconcile(paths: RunPaths) -> int:
             delete_file(join(paths.answers, name))
     for name in pending:
         delete_file(join(checkpoint, name))
-    return _merge(checkpoint, committed) if committed else 0
-
-
-def _merge(checkpoint: str, files: list[str]) -> int:
-    """The files of the checkpoint -> one file. Returns the number of different ids.
-
-    Ray Data reads a checkpoint file by file in one task: 625 files take it 20 s, and 6,250 a
-    quarter of an hour. A run that dies in here leaves ids twice, which changes nothing.
-    """
-    filesystem, folder = resolve(checkpoint)
-    sources = [join(folder, name) for name in files]
-    ids = ds.dataset(sources, filesystem=filesystem, format="parquet").to_table().combine_chunks()
-    if len(files) > 1:
-        with open_output(join(checkpoint, f"{uuid.uuid4().hex}.parquet")) as stream:
-            pq.write_table(ids, stream)
-        for name in files:
-            delete_file(join(checkpoint, name))
-    return int(pc.count_distinct(ids["video_id"]).as_py())
+    return int(pc.count_distinct(_answered(paths)).as_py())

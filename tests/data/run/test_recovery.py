@@ -7,8 +7,16 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import ray
 
-from tempo_ray.data.run.recovery import checkpointed, reconcile, rows_per_block
+from tempo_ray import schema
+from tempo_ray.data.run.recovery import (
+    checkpointed,
+    reconcile,
+    rows_per_block,
+    unanswered_blocks,
+)
 from tempo_ray.paths import RunPaths
+from tempo_ray.records import Video
+from tempo_ray.tables import table_of
 
 
 def write(file: Path, *ids: str) -> None:
@@ -31,10 +39,33 @@ def test_what_a_dead_run_left_in_a_commit_is_reconciled(tmp_path: Path) -> None:
     assert sorted(file.name for file in answers.iterdir()) == [
         f"{name}_000_000000-0.parquet" for name in ("one", "three", "two")
     ]
-    (merged,) = checkpoint.iterdir()
-    assert sorted(pq.read_table(merged)["video_id"].to_pylist()) == ["a", "b", "c", "d"]
+    assert sorted(file.name for file in checkpoint.iterdir()) == [
+        f"{name}_000.parquet" for name in ("one", "three", "two")
+    ]
     assert ds.dataset(answers, format="parquet").count_rows() == 4
     assert reconcile(paths) == 4
+
+
+def test_blocks_are_the_rows_of_the_manifest_that_are_not_in_the_checkpoint(tmp_path: Path) -> None:
+    paths = RunPaths(str(tmp_path))
+    ids = [f"{number:02d}" for number in range(10)]
+    videos = [Video(one, f"{one}.mp4", 1) for one in ids]
+    manifest = Path(paths.videos) / "manifest.parquet"
+    manifest.parent.mkdir()
+    pq.write_table(table_of(videos, schema.with_metadata(schema.VIDEO, "hash")), manifest)
+
+    def blocks() -> list[list[str]]:
+        return [block["video_id"].to_pylist() for block in unanswered_blocks(paths, 4)]
+
+    assert blocks() == [ids[:4], ids[4:8], ids[8:]]
+    checkpoint = Path(paths.answers_checkpoint)
+    checkpoint.mkdir(parents=True)
+    assert blocks() == [ids[:4], ids[4:8], ids[8:]]
+    write(checkpoint / "one.parquet", "00", "05", "09")
+    write(checkpoint / "two.parquet", "05", "03")
+    assert blocks() == [["01", "02", "04", "06"], ["07", "08"]]
+    write(checkpoint / "three.parquet", *ids)
+    assert blocks() == []
 
 
 def test_a_run_that_has_not_begun_has_no_answers(tmp_path: Path) -> None:
