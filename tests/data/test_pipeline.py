@@ -51,3 +51,20 @@ def test_an_actor_pool_takes_its_sizes_from_the_config() -> None:
     assert isinstance(compute, ray.data.ActorPoolStrategy)
     assert (compute.min_size, compute.max_size) == (2, 3)
     assert compute.max_concurrent_calls_per_actor == 4
+    assert compute.initial_size == 2
+    assert (arguments["memory"], arguments["resources"], arguments["label_selector"]) == (None,) * 3
+
+
+def test_an_actor_pool_goes_where_its_config_says() -> None:
+    pool = PoolConfig(
+        max_size=8,
+        initial_size=4,
+        memory="3GiB",
+        resources={"disk": 0.5},
+        label_selector={"tempo-ray/group": "cpu"},
+    )
+    arguments = actor_pool(pool)
+    assert arguments["compute"].initial_size == 4
+    assert arguments["memory"] == 3 << 30
+    assert arguments["resources"] == {"disk": 0.5}
+    assert arguments["label_selector"] == {"tempo-ray/group": "cpu"}
