@@ -78,6 +78,8 @@ class Group:
 
     cpus: float
     gpus: float
+    memory: int | None
+    """Bytes; None where the file does not say, and the autoscaler takes a node to have none."""
     min_nodes: int
     max_nodes: int
     labels: dict[str, str]
@@ -93,6 +95,7 @@ def _group(node_type: Manifest) -> Group:
     return Group(
         cpus=resources.get("CPU", 0),
         gpus=resources.get("GPU", 0),
+        memory=resources.get("memory"),
         min_nodes=node_type["min_workers"],
         max_nodes=node_type["max_workers"],
         labels=node_type.get("labels") or {},

@@ -4,7 +4,8 @@ Ray fits the nodes beside them."""
 import ast
 import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,8 @@ class Demand:
     gpus: float
     min_count: int
     max_count: int
+    memory: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def demands(config: Config) -> list[Demand]:
@@ -52,7 +55,15 @@ def demands(config: Config) -> list[Demand]:
         case GeneratePairsConfig():
             pools = (config.select.pool, config.respond.pool)
             return [
-                Demand("gpu" if p.gpus else "cpu", p.cpus, p.gpus, p.min_size, p.max_size)
+                Demand(
+                    group="gpu" if p.gpus else "cpu",
+                    cpus=p.cpus,
+                    gpus=p.gpus,
+                    min_count=p.initial_size or p.min_size,
+                    max_count=p.max_size,
+                    memory=p.memory,
+                    labels=p.label_selector,
+                )
                 for p in pools
             ]
         case TrainConfig(workers=w):
@@ -112,6 +123,8 @@ def fit(demand: Demand, groups: dict[str, Group], count: int) -> None:
     group = groups[demand.group]
     each = group.nodes_for(demand.cpus, demand.gpus)
     assert each, f"{demand} fits no node of {group}"
+    assert demand.labels.items() <= group.labels.items()
+    assert not demand.memory or (group.memory or 0) >= each * demand.memory
     assert group.cpus >= demand.cpus + ROOM_CPUS
     assert each * group.max_nodes >= count, f"{count} of {demand} do not fit {group}"
     assert group.max_nodes * group.cpus >= count * demand.cpus + ROOM_CPUS
@@ -141,9 +154,15 @@ def test_the_jobs_of_a_cluster_fit_the_clusters_that_stay(name: str, job: str) -
 
 
 def test_a_pool_that_fits_no_node_is_noticed() -> None:
-    groups = {"cpu": Group(cpus=4, gpus=0, min_nodes=0, max_nodes=2, labels={})}
+    groups = {"cpu": Group(cpus=4, gpus=0, memory=8 << 30, min_nodes=0, max_nodes=2, labels={})}
     fit(Demand("cpu", 2, 0, 1, 3), groups, 3)
-    for demand in (Demand("cpu", 4, 0, 1, 1), Demand("cpu", 1, 1, 1, 1), Demand("cpu", 2, 0, 5, 5)):
+    for demand in (
+        Demand("cpu", 4, 0, 1, 1),
+        Demand("cpu", 1, 1, 1, 1),
+        Demand("cpu", 2, 0, 5, 5),
+        Demand("cpu", 2, 0, 1, 1, labels={"zone": "b"}),
+        Demand("cpu", 2, 0, 1, 1, memory=5 << 30),
+    ):
         with pytest.raises(AssertionError):
             fit(demand, groups, demand.max_count)
 
