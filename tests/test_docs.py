@@ -11,14 +11,16 @@ from tempo_ray.config.load import shipped_configs
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
     file
-    for file in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    for file in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "cluster" / "README.md"]
     if file.name != "CHANGELOG.md"  # it names what has gone
 )
 OF_USERS = ("my/", "runs/", "data/", "s3://", "RUN/")
 """What a command in a document works on."""
 
 
-each_document = pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
+each_document = pytest.mark.parametrize(
+    "file", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT))
+)
 
 
 @each_document
