@@ -13,6 +13,7 @@ import psutil
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated import autoscaler_pb2
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tempo_ray.config import EngineConfig, PoolConfig, RayConfig
 from tempo_ray.errors import UserError
@@ -49,6 +50,11 @@ def connect(config: RayConfig) -> None:
             print("Ray did not start within 30 s: the machine is busy; retrying", flush=True)
         else:
             return
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Where the driver is: no other node's death takes along an actor that is put there."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def is_shared(config: RayConfig) -> bool:

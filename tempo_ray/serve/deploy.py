@@ -16,7 +16,14 @@ from typing import Any
 import ray
 import ray.serve
 
-from tempo_ray.cluster import check_memory, connect, engine_bytes, is_shared
+from tempo_ray.cluster import (
+    NodeRequest,
+    check_memory,
+    check_nodes,
+    connect,
+    engine_bytes,
+    is_shared,
+)
 from tempo_ray.config import ServeConfig
 from tempo_ray.config.serve import TOKEN_VARIABLE
 from tempo_ray.errors import UserError
@@ -121,6 +128,9 @@ def deploy(config: ServeConfig) -> None:
         needed = config.autoscale.min_replicas * engines
         check_memory(config.ray, needed, "serve fewer models, or lower engine.kv_cache_bytes")
     connect(config.ray)
+    if is_shared(config.ray):
+        gpus = {"GPU": 1.0} if config.device == "gpu" else {}
+        check_nodes([NodeRequest("a replica", {"CPU": config.cpus} | gpus)])
     stop_on_signals()  # again: Ray replaces the handler of SIGTERM
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # The actor imports vLLM while Serve starts, and takes its gigabyte with it when it ends.

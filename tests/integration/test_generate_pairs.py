@@ -73,6 +73,13 @@ def done(ray_cluster: None, videos: Path, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
+def test_an_actor_that_the_machine_cannot_hold_is_named(videos: Path, tmp_path: Path) -> None:
+    finished = run(*CONFIG, f"run={tmp_path}", f"videos.input={videos}", "respond.pool.gpus=1")
+    assert finished.status == 2
+    assert "can hold respond.pool (" in finished.err
+    assert "1 GPU)" in finished.err
+
+
 def test_every_file_is_accounted_for(done: Path) -> None:
     summary = summary_of(done)
     assert summary["status"] == "done"

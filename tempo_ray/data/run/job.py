@@ -37,7 +37,9 @@ def generate_pairs(config: GeneratePairsConfig, job: Job, log: Log) -> None:
     _check_memory(config)
     cluster.connect(config.ray)
     pools = {"select.pool": config.select.pool, "respond.pool": config.respond.pool}
-    cluster.check_nodes([cluster.NodeRequest.of_pool(*named) for named in pools.items()])
+    requests = [cluster.NodeRequest.of_pool(*named) for named in pools.items()]
+    # nothing joins a Ray that was started here
+    cluster.check_nodes(requests, seconds=40 if cluster.is_shared(config.ray) else 0)
     summary = job.summary = _answer(config, summary, log)
     write_pairs(config)
     summary = job.summary = replace(

@@ -10,8 +10,8 @@ from typing import Any
 
 import ray
 from ray.util import metrics
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tempo_ray.cluster import on_this_node
 from tempo_ray.data.failures import TRANSIENT_REASON, VideoOutcome
 from tempo_ray.records import TransientFailure, VideoAnswers
 
@@ -198,10 +198,8 @@ def reported(
 ) -> Iterator[ProgressActor]:
     """Yields the `Progress` actor that the run's meters report to, and logs a line of it every few
     seconds."""
-    # on the driver's node: no other node's death takes the counts along
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor_class = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Progress)
-    progress: ProgressActor = actor_class.options(scheduling_strategy=here).remote()
+    progress: ProgressActor = actor_class.options(scheduling_strategy=on_this_node()).remote()
     ended = threading.Event()
     began = time.monotonic()
 

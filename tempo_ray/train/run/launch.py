@@ -15,7 +15,15 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from tempo_ray.cluster import PROCESS_BYTES, check_memory, connect, is_shared
+from tempo_ray.cluster import (
+    PROCESS_BYTES,
+    NodeRequest,
+    check_memory,
+    check_nodes,
+    connect,
+    is_shared,
+    on_this_node,
+)
 from tempo_ray.config import TrainConfig
 from tempo_ray.errors import UserError
 from tempo_ray.job import Log
@@ -37,7 +45,7 @@ def launch_stages(
     `run_name` is Ray Train's name of the run, and of its own folder.
 
     Raises:
-        UserError: the workers do not fit into this machine.
+        UserError: the workers do not fit into this machine, or no node of the cluster holds one.
     """
     _connect(tasks[0].config)
     with _mailbox(log) as mailbox:
@@ -56,7 +64,10 @@ def _connect(config: TrainConfig) -> None:
         advice = "lower workers.count, or train on a cluster"
         check_memory(config.ray, config.workers.count * bytes_per_worker, advice)
     connect(config.ray)
-    if not is_shared(config.ray):
+    if is_shared(config.ray):
+        workers = {"CPU": config.workers.cpus, "GPU": config.workers.gpus}
+        check_nodes([NodeRequest("one of workers", {k: v for k, v in workers.items() if v})])
+    else:
         _check_fits(config)
         # there is no node to lose, and the watcher's process takes seconds to start
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -113,7 +124,7 @@ def _start_mailbox() -> Any:
             lines, self.lines = self.lines, []
             return lines
 
-    return ray.remote(num_cpus=0)(Mailbox).remote()
+    return ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=on_this_node()).remote()
 
 
 def _trainer(tasks: Sequence[StageTask], run_name: str, mailbox: Any) -> TorchTrainer:
