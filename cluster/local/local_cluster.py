@@ -167,6 +167,17 @@ class LocalCluster:
         if finished.returncode:
             raise RuntimeError(f"ray start failed:\n{finished.stdout}\n{finished.stderr}")
 
+    def kill_node(self, node_id: str) -> None:
+        """Kills the node's raylet and all its processes at one stroke, as a lost machine would."""
+        [raylet] = [
+            process
+            for process in self.processes()
+            if f"--node_id={node_id}" in process.cmdline() and process.name() == "raylet"
+        ]
+        for process in (raylet, *raylet.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
     def processes(self) -> list[psutil.Process]:
         """All processes of the cluster: those that name its folder or its port, and what they have
         started. Workers change their command lines, and are found as children."""

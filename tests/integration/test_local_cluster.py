@@ -2,9 +2,10 @@
 autoscaler."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow.dataset as ds
 import pytest
 import ray.util.state as state
 
@@ -55,6 +56,16 @@ class Watched:
             if actor.node_id in groups:
                 self.actors.add((actor.class_name, groups[actor.node_id]))
 
+    def node_of(self, actor_class: str) -> str | None:
+        """The node of an actor of that class; None where there is none yet."""
+        actors = state.list_actors(
+            self.cluster.dashboard,
+            filters=[("state", "=", "ALIVE")],
+            raise_on_missing_output=False,
+        )
+        nodes = [actor.node_id for actor in actors if actor_class in actor.class_name]
+        return nodes[0] if nodes else None
+
 
 @pytest.fixture
 def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
@@ -65,9 +76,13 @@ def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
 
 
 def generate_pairs(
-    watched: Watched, videos: list[Path], folder: Path, *words: str
+    watched: Watched,
+    videos: list[Path],
+    folder: Path,
+    *words: str,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> tuple[int, str]:
-    """The job's exit status and lines."""
+    """The job's exit status and lines. `meanwhile` is called every second."""
     log = folder / "log.txt"
     command = ("--config", "embedded", f"run={folder}/run", f"videos.input={videos[0].parent}")
     environment = watched.cluster.environment
@@ -77,9 +92,10 @@ def generate_pairs(
             watched.look()
             return job.poll() is not None
 
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while not ended():
             assert time.monotonic() < deadline, log.read_text()[-3000:]
+            meanwhile()
             time.sleep(1)
     return job.returncode, log.read_text()
 
@@ -126,3 +142,57 @@ def test_an_actor_that_no_node_can_hold_is_named_within_a_minute(
     assert time.monotonic() - began < 60
     assert status == 2
     assert "no node of the cluster can hold select.pool (8 CPU); respond.pool (2 CPU, 1 GPU)" in log
+
+
+@pytest.fixture(scope="module")
+def fixed() -> Iterator[Watched]:
+    """Three nodes, all there from the start."""
+    config = LocalClusterConfig(groups={"cpu": NodeGroup(cpus=4, max_nodes=3)}, autoscale=False)
+    with LocalCluster(config) as cluster:
+        yield Watched(cluster)
+
+
+def texts_of_pairs(folder: Path) -> list[tuple[str, ...]]:
+    rows = ds.dataset(folder / "run" / "pairs", format="parquet").to_table().to_pylist()
+    return sorted((row["pair_id"], row["prompt"], row["chosen"], row["rejected"]) for row in rows)
+
+
+SPREAD = ("select.pool.batch_rows=2", "respond.pool.batch_rows=2", "respond.pool.cpus=3")
+"""An engine takes a node of its own; twelve videos are six blocks."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    fixed: Watched, drawn_videos: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[str, ...]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    status, log = generate_pairs(fixed, drawn_videos, folder, *SPREAD)
+    assert status == 0, log[-3000:]
+    return texts_of_pairs(folder)
+
+
+@pytest.mark.parametrize("actor_class", ["SelectClips", "WriteAnswers"])
+def test_a_killed_node_changes_no_pair(
+    fixed: Watched,
+    undisturbed: list[tuple[str, ...]],
+    drawn_videos: list[Path],
+    tmp_path: Path,
+    actor_class: str,
+) -> None:
+    killed: list[str] = []
+
+    def kill() -> None:
+        """Once: the node of the actor; an engine's when its first answers are there."""
+        answered = any((tmp_path / "run" / "answers").glob("*.parquet"))
+        if not killed and (answered or actor_class == "SelectClips"):
+            node = fixed.node_of(actor_class)
+            if node is not None:
+                killed.append(node)
+                fixed.cluster.kill_node(node)
+
+    status, log = generate_pairs(fixed, drawn_videos, tmp_path, *SPREAD, meanwhile=kill)
+    assert status == 0, log[-3000:]
+    assert killed
+    assert len(undisturbed) > len(drawn_videos)
+    assert texts_of_pairs(tmp_path) == undisturbed
+    fixed.cluster.add_node("cpu")
