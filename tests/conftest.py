@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 install_import_hook(
@@ -20,6 +21,11 @@ install_import_hook(
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Test processes side by side, each with a thread per core, would wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# a machine that is busy for a second must not fail a test
+settings.register_profile("any_machine", deadline=None)
+settings.load_profile("any_machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
