@@ -1,11 +1,12 @@
-"""A Ray config -> a driver connected to the job's cluster, a running one, or one started here."""
+"""A Ray config -> a driver connected to the job's cluster, a running one, or one started here; and
+what a job asks of nodes and of memory -> refused where it cannot be had."""
 
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tempo_ray.models.check import weight_bytes
 PROCESS_BYTES = 1_000_000_000
 """Private memory of a process that has imported torch, transformers and vLLM."""
 START_ATTEMPTS = 3
+JOIN_SECONDS = 40
 
 
 def connect(config: RayConfig) -> None:
@@ -94,10 +96,17 @@ class NodeRequest:
     """Ray's label selector."""
 
     @classmethod
+    def of(
+        cls, name: str, cpus: float, gpus: float, others: Mapping[str, float] | None = None
+    ) -> "NodeRequest":
+        """What is 0 is not asked for."""
+        resources = {"CPU": cpus, "GPU": gpus, **(others or {})}
+        return cls(name, {kind: amount for kind, amount in resources.items() if amount})
+
+    @classmethod
     def of_pool(cls, name: str, pool: PoolConfig) -> "NodeRequest":
-        resources = {"CPU": pool.cpus, "GPU": pool.gpus, "memory": pool.memory, **pool.resources}
-        asked = {kind: amount for kind, amount in resources.items() if amount}
-        return cls(name, asked, pool.label_selector)
+        others = {"memory": pool.memory, **pool.resources}
+        return replace(cls.of(name, pool.cpus, pool.gpus, others), labels=pool.label_selector)
 
     def fits(self, node: Mapping[str, Any]) -> bool:
         """Whether the node, one of ray.nodes(), could hold it if it were empty."""
@@ -124,14 +133,14 @@ def _selects(selector: str, label: str | None) -> bool:
     return (label in among) != selector.startswith("!")
 
 
-def check_nodes(requests: Sequence[NodeRequest], seconds: float = 40) -> None:
+def check_nodes(config: RayConfig, requests: Sequence[NodeRequest]) -> None:
     """Raises UserError where neither a node nor, as far as its autoscaler (version 2) says, a node
     type of the cluster can hold a request, which Ray would let wait without a word.
 
     Nodes that the autoscaler can add are asked for and not waited for. Where it says nothing, a
-    node has so many seconds to join.
+    node has JOIN_SECONDS to join a cluster, and none can join a Ray started here.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + (JOIN_SECONDS if is_shared(config) else 0)
     unmet = _unmet(requests)
     with _asked_for(unmet):
         while unmet:

@@ -69,7 +69,6 @@ class LocalCluster:
         self._folder = Path(tempfile.mkdtemp(prefix="tempo-ray-"))  # short: sockets lie in it
         self._port = free_port()
         self._dashboard_port = free_port()
-        self._started: list[int] = []
 
     @property
     def address(self) -> str:
@@ -89,15 +88,14 @@ class LocalCluster:
         }
 
     def __enter__(self) -> Self:
-        try:
+        with contextlib.ExitStack() as unfinished:
+            unfinished.callback(self.stop)
             self._start_head()
             if not self._config.autoscale:
                 for name, group in self._config.groups.items():
                     for _ in range(group.max_nodes):
                         self.add_node(name)
-        except BaseException:
-            self.stop()
-            raise
+            unfinished.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,12 +177,11 @@ class LocalCluster:
                 process.kill()
 
     def processes(self) -> list[psutil.Process]:
-        """All processes of the cluster: those that name its folder or its port, and what they have
-        started. Workers change their command lines, and are found as children."""
-        marks = (str(self._folder), self.address)
+        """All processes of the cluster: those that name its folder, which is theirs alone, and what
+        they have started. Workers change their command lines, and are found as children."""
         found: dict[int, psutil.Process] = {}
         for process in psutil.process_iter(["cmdline"]):
-            if any(mark in word for word in process.info["cmdline"] or () for mark in marks):
+            if any(str(self._folder) in word for word in process.info["cmdline"] or ()):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     for one in (process, *process.children(recursive=True)):
                         found[one.pid] = one

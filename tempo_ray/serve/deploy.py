@@ -128,9 +128,8 @@ def deploy(config: ServeConfig) -> None:
         needed = config.autoscale.min_replicas * engines
         check_memory(config.ray, needed, "serve fewer models, or lower engine.kv_cache_bytes")
     connect(config.ray)
-    if is_shared(config.ray):
-        gpus = {"GPU": 1.0} if config.device == "gpu" else {}
-        check_nodes([NodeRequest("a replica", {"CPU": config.cpus} | gpus)])
+    replica = NodeRequest.of("a replica", config.cpus, gpus=1 if config.device == "gpu" else 0)
+    check_nodes(config.ray, [replica])
     stop_on_signals()  # again: Ray replaces the handler of SIGTERM
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # The actor imports vLLM while Serve starts, and takes its gigabyte with it when it ends.

@@ -33,8 +33,7 @@ JOBS: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
 }
 ROOM_CPUS = 2
-"""CPUs that every pool leaves to Ray Data's own tasks and to the actor of its checkpoint, which
-take one each."""
+"""CPUs that every pool leaves, for the tasks that count answers and make pairs, and for others'."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""generate_pairs on clusters of several nodes, all on this machine: from zero nodes, with Ray's own
-autoscaler."""
+"""generate_pairs on clusters of several nodes, all on this machine: from zero nodes with Ray's own
+autoscaler, and on three nodes of which one is killed."""
 
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
@@ -47,24 +48,22 @@ class Watched:
         for group in set(groups.values()):
             count = list(groups.values()).count(group)
             self.most_nodes[group] = max(count, self.most_nodes.get(group, 0))
-        actors = state.list_actors(
-            self.cluster.dashboard,
-            filters=[("state", "=", "ALIVE")],
-            raise_on_missing_output=False,
-        )
-        for actor in actors:
+        for actor in self._actors():
             if actor.node_id in groups:
                 self.actors.add((actor.class_name, groups[actor.node_id]))
 
     def node_of(self, actor_class: str) -> str | None:
         """The node of an actor of that class; None where there is none yet."""
-        actors = state.list_actors(
+        nodes = [one.node_id for one in self._actors() if actor_class in one.class_name]
+        return nodes[0] if nodes else None
+
+    def _actors(self) -> list[Any]:
+        """Those that live."""
+        return state.list_actors(
             self.cluster.dashboard,
             filters=[("state", "=", "ALIVE")],
             raise_on_missing_output=False,
         )
-        nodes = [actor.node_id for actor in actors if actor_class in actor.class_name]
-        return nodes[0] if nodes else None
 
 
 @pytest.fixture

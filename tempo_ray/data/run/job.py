@@ -38,8 +38,7 @@ def generate_pairs(config: GeneratePairsConfig, job: Job, log: Log) -> None:
     cluster.connect(config.ray)
     pools = {"select.pool": config.select.pool, "respond.pool": config.respond.pool}
     requests = [cluster.NodeRequest.of_pool(*named) for named in pools.items()]
-    # nothing joins a Ray that was started here
-    cluster.check_nodes(requests, seconds=40 if cluster.is_shared(config.ray) else 0)
+    cluster.check_nodes(config.ray, requests)
     summary = job.summary = _answer(config, summary, log)
     write_pairs(config)
     summary = job.summary = replace(

@@ -65,8 +65,8 @@ def _connect(config: TrainConfig) -> None:
         check_memory(config.ray, config.workers.count * bytes_per_worker, advice)
     connect(config.ray)
     if is_shared(config.ray):
-        workers = {"CPU": config.workers.cpus, "GPU": config.workers.gpus}
-        check_nodes([NodeRequest("one of workers", {k: v for k, v in workers.items() if v})])
+        worker = NodeRequest.of("one of workers", config.workers.cpus, config.workers.gpus)
+        check_nodes(config.ray, [worker])
     else:
         _check_fits(config)
         # there is no node to lose, and the watcher's process takes seconds to start
