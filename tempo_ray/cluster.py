@@ -105,8 +105,8 @@ class NodeRequest:
 
     @classmethod
     def of_pool(cls, name: str, pool: PoolConfig) -> "NodeRequest":
-        others = {"memory": pool.memory, **pool.resources}
-        return replace(cls.of(name, pool.cpus, pool.gpus, others), labels=pool.label_selector)
+        others = {"memory": pool.memory, **(pool.resources or {})}
+        return replace(cls.of(name, pool.cpus, pool.gpus, others), labels=pool.label_selector or {})
 
     def fits(self, node: Mapping[str, Any]) -> bool:
         """Whether the node, one of ray.nodes(), could hold it if it were empty."""

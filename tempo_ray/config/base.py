@@ -100,10 +100,11 @@ class PoolConfig(Config):
     """GPUs per actor."""
     memory: ByteSize = ByteSize(0)
     """Memory per actor that Ray sets aside, in bytes or as in `8GiB`; 0 sets none aside."""
-    resources: dict[str, PositiveFloat] = {}
+    resources: dict[str, PositiveFloat] | None = None
     """Ray's custom resources per actor."""
-    label_selector: dict[str, str] = {}
-    """Labels of the nodes on which the actors may run, such as `tempo-ray/group: cpu`."""
+    label_selector: dict[str, str] | None = None
+    """Labels of the nodes on which the actors may run, such as `tempo-ray/group: cpu`; null for any
+    node."""
     initial_size: PositiveInt | None = None
     """Actors at the start, so that a cluster from zero nodes asks for all of theirs at once; null
     starts with `min_size` and grows with the load."""

@@ -131,8 +131,8 @@ def actor_pool(pool: PoolConfig, batches_in_flight: int = 1) -> dict[str, Any]:
         "num_cpus": pool.cpus,
         "num_gpus": pool.gpus,
         "memory": pool.memory or None,
-        "resources": dict(pool.resources) or None,
-        "label_selector": dict(pool.label_selector) or None,
+        "resources": pool.resources,
+        "label_selector": pool.label_selector,
     }
 
 

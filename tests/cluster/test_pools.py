@@ -61,7 +61,7 @@ def demands(config: Config) -> list[Demand]:
                     min_count=p.initial_size or p.min_size,
                     max_count=p.max_size,
                     memory=p.memory,
-                    labels=p.label_selector,
+                    labels=p.label_selector or {},
                 )
                 for p in pools
             ]
@@ -150,6 +150,15 @@ def test_the_jobs_of_a_cluster_fit_the_clusters_that_stay(name: str, job: str) -
     config = load_config(JOBS[job], "cluster", ["run=r", data], section=job)
     for demand in demands(config):
         fit(demand, groups, demand.min_count)
+
+
+def test_the_pools_of_a_cluster_can_be_sent_to_any_node() -> None:
+    """A mapping would be merged into the config's own: null replaces it."""
+    anywhere = ["select.pool.label_selector=null", "respond.pool.label_selector=null"]
+    words = ["run=r", "videos.input=v", *anywhere]
+    config = load_config(GeneratePairsConfig, "cluster", words, section="generate_pairs")
+    assert config.select.pool.label_selector is None
+    assert config.respond.pool.label_selector is None
 
 
 def test_a_pool_that_fits_no_node_is_noticed() -> None:
