@@ -32,17 +32,19 @@ class Span:
     start: int
     answers: int
     end: int
-    mask: Bool[Tensor, "answers tokens"]
-    """Whether an answer token (first axis) attends to a token of the example."""
     lengths: tuple[int, ...]
     """Tokens of each answer."""
+    mask: Bool[Tensor, "answers tokens"] | None = None
+    """Whether an answer token (first axis) attends to a token of the example; None where the
+    answers are side by side, which needs none."""
 
     @property
     def side_by_side(self) -> bool:
         """Whether a batch of the answers, padded to the longest, computes less than one piece."""
         prompt, longest = self.answers - self.start, max(self.lengths, default=0)
         batched = len(self.lengths) * longest * (prompt + longest)
-        return batched < 0.8 * sum(self.lengths) * (prompt + sum(self.lengths))
+        in_one_piece = sum(self.lengths) * (prompt + sum(self.lengths))
+        return batched < 0.8 * in_one_piece  # copies and padding take time too
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ class Layout:
     """FlexAttention's mask; None for SDPA."""
 
     def to(self, device: torch.device) -> "Layout":
-        spans = tuple(replace(span, mask=span.mask.to(device)) for span in self.spans)
+        spans = tuple(
+            span if span.mask is None else replace(span, mask=span.mask.to(device))
+            for span in self.spans
+        )
         return replace(
             self,
             examples=self.examples.to(device),
@@ -98,8 +103,10 @@ def make_layout(segments: Sequence[Int[Tensor, "_tokens"]]) -> Layout:
     for tokens in segments:
         prompt = int((tokens == PROMPT).sum())
         lengths = tuple(tokens[prompt:].unique_consecutive(return_counts=True)[1].tolist())
-        mask = answer_mask(tokens, prompt)
-        spans.append(Span(start, start + prompt, start + len(tokens), mask, lengths))
+        span = Span(start, start + prompt, start + len(tokens), lengths)
+        if not span.side_by_side:
+            span = replace(span, mask=answer_mask(tokens, prompt))
+        spans.append(span)
         start += len(tokens)
     return Layout(torch.cat(examples), torch.cat(list(segments)), tuple(spans))
 
@@ -143,7 +150,7 @@ def packed_sdpa(
     outputs = []
     for span, (queries, keys, values) in zip(layout.spans, examples, strict=True):
         prompt = span.answers - span.start
-        prompt_queries, answer_queries = queries.split([prompt, len(span.mask)], dim=2)
+        prompt_queries, answer_queries = queries.split([prompt, sum(span.lengths)], dim=2)
         outputs.append(
             scaled_dot_product_attention(
                 prompt_queries,
@@ -221,8 +228,8 @@ def _attend_explicitly(
     if enable_gqa:
         groups = query.shape[1] // key.shape[1]
         key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
-    hidden = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, -torch.inf)
-    scores = query @ key.transpose(2, 3) * (scale or query.shape[-1] ** -0.5) + hidden
+    bias = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, -torch.inf)
+    scores = query @ key.transpose(2, 3) * (scale or query.shape[-1] ** -0.5) + bias
     weights = torch.nn.functional.dropout(scores.softmax(-1), dropout_p)
     return weights @ value
 

@@ -60,7 +60,10 @@ def test_each_example_has_its_span() -> None:
         (5, 6, 7),
         (7, 10, 15),
     ]
-    assert [tuple(span.mask.shape) for span in spans] == [(3, 5), (1, 2), (5, 8)]
+    assert [span.lengths for span in spans] == [(1, 2), (1,), (2, 1, 2)]
+    assert [span.side_by_side for span in spans] == [False, False, True]
+    masks = [None if span.mask is None else tuple(span.mask.shape) for span in spans]
+    assert masks == [(3, 5), (1, 2), None]
 
 
 @pytest.mark.parametrize("key_heads", [2, 4])
