@@ -5,10 +5,14 @@ Array shapes are checked at run time: each annotation of the modules below, on e
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from tests.recorded import Recorded
 
 install_import_hook(
     [
@@ -44,3 +48,13 @@ def ray_cluster() -> Iterator[None]:
     connect(RayConfig(num_cpus=8))
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> "list[Recorded]":
+    """What is recorded as metrics, without Ray."""
+    from tests.recorded import Recorder
+
+    samples: list[Recorded] = []
+    monkeypatch.setattr("tempo_ray.metrics._recorder", lambda metric: Recorder(metric, samples))
+    return samples

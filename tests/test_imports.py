@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tempo_ray"
 LAYER = {
     "errors": 0,
+    "metrics": 1,
     "retry": 1,
     "storage": 1,
     "paths": 2,
@@ -33,6 +34,7 @@ LAYER = {
 }
 MAY_IMPORT_RAY = {
     "cluster.py",
+    "metrics.py",
     "data/pipeline.py",
     "data/run/accounting.py",
     "data/run/recovery.py",

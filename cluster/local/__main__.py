@@ -32,6 +32,7 @@ def main() -> None:
             settings = " ".join(f"{name}={value}" for name, value in cluster.environment.items())
             print(f"dashboard: {cluster.dashboard}", flush=True)
             print(f"settings of a job: {settings}", flush=True)
+            print(f"metrics: prometheus --config.file={cluster.prometheus_config()}", flush=True)
             print("Ctrl-C stops it", flush=True)
             signal.pause()
     except KeyboardInterrupt:

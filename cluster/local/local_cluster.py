@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -31,6 +32,7 @@ HEAD_ID = "f" * 51 + "00000"
 """Of the head node, as Ray's provider of local nodes expects it."""
 HEAD_TYPE = "ray.head.default"
 GROUP_LABEL = "tempo-ray/group"
+MONITORING = Path(__file__).parents[1] / "monitoring"
 
 
 class NodeGroup(BaseModel):
@@ -77,6 +79,20 @@ class LocalCluster:
     @property
     def dashboard(self) -> str:
         return f"http://127.0.0.1:{self._dashboard_port}"
+
+    def prometheus_config(self, interval_s: int = 10) -> Path:
+        """cluster/monitoring/prometheus.yml for this cluster's nodes, which its head lists in its
+        folder; with this interval between scrapes."""
+        config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+        every = f"{interval_s}s"
+        config["global"] = {"scrape_interval": every, "evaluation_interval": every}
+        [discovery] = config["scrape_configs"][0]["file_sd_configs"]
+        discovery["files"] = [str(self._folder / Path(discovery["files"][0]).name)]
+        discovery["refresh_interval"] = every
+        config["rule_files"] = [str(MONITORING / file) for file in config["rule_files"]]
+        file = self._folder / "prometheus.yml"
+        file.write_text(yaml.safe_dump(config))
+        return file
 
     @property
     def environment(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from tempo_ray.data.key_frames import KeyFrameReader
 from tempo_ray.data.pairs import make_pairs
 from tempo_ray.data.prompts import PROMPT_SETS
 from tempo_ray.data.respond import Answerer, make_engine
+from tempo_ray.data.run.engine_metrics import report_engine
 from tempo_ray.data.run.progress import Meter, ProgressActor
 from tempo_ray.data.run.recovery import checkpointed, unanswered_blocks
 from tempo_ray.data.select import Selector
@@ -62,6 +63,8 @@ class WriteAnswers:
         prompts = PROMPT_SETS[prompts_name(config.respond.model)]
         self._answer = Answerer(self._engine.generate, read, prompts, config.respond, config.seed)
         self._meter = Meter(progress, config.respond.model)
+        progress.engine_ready.remote()
+        report_engine(self._engine, config.respond.pool.gpus)
         self._schema = schema.with_metadata(schema.VIDEO_ANSWERS, config.hash())
 
     def __call__(self, selected: pa.Table) -> pa.Table:

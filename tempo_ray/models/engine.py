@@ -6,6 +6,7 @@ Tested with real engines in tests/integration/test_models.py.
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -110,6 +111,24 @@ def completions(answers: Sequence[Outcome]) -> list[Completion]:
     return completed
 
 
+class _Busy:
+    """Seconds in which an engine had a request. `seconds` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._ended = 0.0
+        self._since: float | None = None
+
+    def begin(self) -> None:
+        self._since = self._since or time.monotonic()
+
+    def end(self) -> None:
+        self._ended, self._since = self.seconds(), None
+
+    def seconds(self) -> float:
+        since = self._since
+        return self._ended + (0.0 if since is None else time.monotonic() - since)
+
+
 @dataclass(frozen=True)
 class _Submission:
     """A request in vLLM's terms, and the future that its answer will set."""
@@ -131,6 +150,7 @@ class Engine:
         self._sampling = sampling
         self._submitted: SimpleQueue[_Submission | None] = SimpleQueue()
         self._running: dict[str, Future[Outcome]] = {}
+        self._busy = _Busy()
         self._death: BaseException | None = None
         self._closing = False
         self._refusals: tuple[type[Exception], ...] = ()
@@ -178,14 +198,16 @@ class Engine:
 
     def counters(self) -> dict[str, float]:
         """vLLM's counters and gauges since the start, by name: `mm_cache_queries`,
-        `mm_cache_hits`, `generation_tokens` and others."""
+        `mm_cache_hits`, `generation_tokens` and others; and `busy_seconds`, in which the engine
+        had a request."""
         from vllm.v1.metrics.reader import Counter, Gauge
 
-        return {
+        of_vllm = {
             metric.name.removeprefix("vllm:"): float(metric.value)
             for metric in self._llm.get_metrics()
             if isinstance(metric, Counter | Gauge)
         }
+        return of_vllm | {"busy_seconds": self._busy.seconds()}
 
     def close(self) -> None:
         """Answers what was submitted before, then ends the thread and frees the engine."""
@@ -226,10 +248,14 @@ class Engine:
     def _take(self, llm: Any) -> bool:
         """Enqueues what was submitted, waiting for it if the engine is idle. False at the end."""
         while True:
+            idle = not self._running
+            if idle:
+                self._busy.end()
             try:
-                submission = self._submitted.get(block=not (self._running or self._closing))
+                submission = self._submitted.get(block=idle and not self._closing)
             except Empty:
                 return bool(self._running)
+            self._busy.begin()
             if submission is None:
                 self._closing = True
                 continue

@@ -35,6 +35,7 @@ from tempo_ray.models.families import family_of
 from tempo_ray.models.vlm import load_model_config, load_processor
 from tempo_ray.serve.guard import Guard, digest, error_body, read_token
 from tempo_ray.serve.in_process import import_model_class, start_in_process
+from tempo_ray.serve.metered import Metered
 
 HEALTH_TIMEOUT_S = 10.0
 
@@ -196,6 +197,7 @@ def guarded(config: ServeConfig, token: bytes | None) -> FastAPI:
         middleware for middleware in app.user_middleware if middleware.cls is not cors
     ]
     app.add_middleware(Guard, config=config.guard, token=token)
+    app.add_middleware(Metered)
     return app
 
 

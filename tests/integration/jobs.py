@@ -67,6 +67,18 @@ def started_job(
         kill_group(process)
 
 
+@contextlib.contextmanager
+def endpoint(
+    *words: str, log: Path, environment: dict[str, str] | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """jobs/serve.py once it is ready: its base URL, and its process, which SIGTERM then ends."""
+    with started_job("serve", *words, log=log, environment=environment) as process:
+        wait_until(lambda: "\nready: " in log.read_text(), process, log, 400)
+        yield log.read_text().rpartition("\nready: ")[2].strip(), process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(90) == 0, log.read_text()[-3000:]
+
+
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """The process, its descendants and its group, at one stroke."""
     with contextlib.suppress(psutil.NoSuchProcess):

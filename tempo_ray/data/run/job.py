@@ -69,7 +69,7 @@ def _answer(config: GeneratePairsConfig, summary: PairsSummary, log: Log) -> Pai
     log(f"{videos} videos in the manifest{before}")
     if answered >= videos:
         return summary
-    with reported(videos - answered, log) as progress:
+    with reported(videos - answered, config.run, log) as progress:
         write_answers(config, progress)
         speed = engine_speed(progress)
     return replace(

@@ -1,4 +1,4 @@
-"""Outcomes as they arise -> Ray metrics, and a human-readable line every few seconds."""
+"""Outcomes as they arise -> metrics, and a human-readable line every few seconds."""
 
 import contextlib
 import threading
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.util import metrics
 
+from tempo_ray import metrics
 from tempo_ray.cluster import on_this_node
 from tempo_ray.data.failures import TRANSIENT_REASON, VideoOutcome
 from tempo_ray.records import TransientFailure, VideoAnswers
@@ -24,6 +24,10 @@ class Counts:
     kept: int = 0
     dropped: int = 0
     failed: int = 0
+    selected: int = 0
+    """Videos that selection has kept."""
+    answered: int = 0
+    """Those of them that are kept or failed since."""
     tokens: int = 0
     """Generated tokens."""
     media: float = 0.0
@@ -40,6 +44,8 @@ class Counts:
             self.kept + added.kept,
             self.dropped + added.dropped,
             self.failed + added.failed,
+            self.selected + added.selected,
+            self.answered + added.answered,
             self.tokens + added.tokens,
             self.media + added.media,
             self.cached_media + added.cached_media,
@@ -56,16 +62,27 @@ class EngineSpeed:
 
 
 class Progress:
-    """Counts of the current run from all its actors. A video that is processed twice, because an
-    actor died, counts twice here."""
+    """Counts of the current run, of `total` videos, from all its actors. A video that is processed
+    twice, because an actor died, counts twice here."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: int, run: str) -> None:
+        self._total = total
+        self._run = run
         self._counts = Counts()
         self._first_request: float | None = None
         self._last_answer = 0.0
+        self.add(Counts())
 
     def add(self, counts: Counts) -> None:
         self._counts += counts
+        left = self._total - self._counts.videos
+        waiting = self._counts.selected - self._counts.answered
+        metrics.VIDEOS_LEFT.set(max(0, left), run=self._run)
+        metrics.VIDEOS_WAITING.set(max(0, waiting), run=self._run)
+
+    def engine_ready(self) -> None:
+        """An engine has started. Counted here: this actor outlives the engines."""
+        metrics.ENGINE_STARTS.add(1, run=self._run)
 
     def engine_active(self) -> None:
         """An engine is about to be asked, or has just answered."""
@@ -92,6 +109,13 @@ def _status_and_reason(outcome: VideoOutcome) -> tuple[str, str]:
     return str(outcome.status), (outcome.reason or "").split(" (")[0]
 
 
+def _seconds(outcome: VideoOutcome) -> float:
+    """Duration of a video that was decoded."""
+    if isinstance(outcome, TransientFailure) or not outcome.frames or not outcome.fps:
+        return 0.0
+    return outcome.frames / outcome.fps
+
+
 def _is_kept(outcome: VideoOutcome) -> bool:
     return isinstance(outcome, VideoAnswers) and outcome.status == "kept"
 
@@ -104,7 +128,7 @@ def _generated_tokens(outcome: VideoOutcome) -> int:
 
 
 class Meter:
-    """The outcomes of one actor -> Ray metrics, tagged with outcome and reason, and `Progress`."""
+    """The outcomes of one actor -> metrics, and `Progress`."""
 
     def __init__(self, progress: ProgressActor, model: str) -> None:
         self._progress = progress
@@ -112,19 +136,13 @@ class Meter:
         self._asked = False
         self._media = self._cached_media = 0.0
         self._lock = threading.Lock()
-        self._videos_metric = metrics.Counter(
-            "tempo_videos", "Videos by outcome", tag_keys=("operator", "outcome", "reason")
-        )
-        self._tokens_metric = metrics.Counter(
-            "tempo_generated_tokens", "Tokens of captions and answers", tag_keys=("model",)
-        )
-        self._media_metric = metrics.Gauge(
-            "tempo_media_cache_hit_rate", "Share of media that the engine had in its cache"
-        )
 
     def selected(self, outcomes: Sequence[VideoOutcome]) -> None:
         """Outcomes of selection; kept videos count once they are answered."""
-        self._count("select", [outcome for outcome in outcomes if not _is_kept(outcome)])
+        kept = sum(map(_is_kept, outcomes))
+        decided_here = [outcome for outcome in outcomes if not _is_kept(outcome)]
+        metrics.VIDEO_SECONDS.add(sum(map(_seconds, outcomes)), operator="select")
+        self._count("select", decided_here, Counts(selected=kept))
 
     def asking(self, rows: Sequence[VideoAnswers]) -> None:
         """Rows that are about to be answered."""
@@ -140,20 +158,22 @@ class Meter:
         decided_here = [
             outcome for outcome in outcomes if _is_kept(outcome) or outcome.failed_at == "respond"
         ]
-        self._count("respond", decided_here)
+        if decided_here:
+            self._progress.engine_active.remote()
+        metrics.VIDEO_SECONDS.add(sum(map(_seconds, decided_here)), operator="respond")
+        answered = [outcome for outcome in decided_here if isinstance(outcome, VideoAnswers)]
+        captions = sum(clip.caption is not None for row in answered for clip in row.clips)
+        answers = sum(len(row.answers) for row in answered)
+        metrics.TEXTS.add(captions, model=self._model, kind="caption")
+        metrics.TEXTS.add(answers, model=self._model, kind="answer")
+        tokens = sum(map(_generated_tokens, decided_here))
+        grown = self._since_last_call(tokens, engine_counters)
+        self._count("respond", decided_here, grown + Counts(answered=len(decided_here)))
+
+    def _since_last_call(self, tokens: int, engine_counters: Mapping[str, float]) -> Counts:
+        """The tokens, and the growth of the engine's two counters of media."""
         media = engine_counters.get("mm_cache_queries", 0.0)
         cached = engine_counters.get("mm_cache_hits", 0.0)
-        if decided_here:
-            tokens = sum(map(_generated_tokens, decided_here))
-            if tokens:
-                self._tokens_metric.inc(tokens, {"model": self._model})
-            self._progress.engine_active.remote()
-            self._progress.add.remote(self._since_last_call(tokens, media, cached))
-        if media:
-            self._media_metric.set(cached / media)
-
-    def _since_last_call(self, tokens: int, media: float, cached: float) -> Counts:
-        """The tokens, and the growth of the engine's two media counters."""
         with self._lock:
             grown = Counts(
                 tokens=tokens, media=media - self._media, cached_media=cached - self._cached_media
@@ -161,12 +181,14 @@ class Meter:
             self._media, self._cached_media = media, cached
         return grown
 
-    def _count(self, operator: str, outcomes: Sequence[VideoOutcome]) -> None:
-        for (status, reason), number in Counter(map(_status_and_reason, outcomes)).items():
-            tags = {"operator": operator, "outcome": status, "reason": reason}
-            self._videos_metric.inc(number, tags)
+    def _count(self, operator: str, outcomes: Sequence[VideoOutcome], others: Counts) -> None:
+        """Outcomes that this operator has decided, with the other counts that go with them."""
+        decided = Counter(map(_status_and_reason, outcomes))
+        for (status, reason), number in decided.items():
+            metrics.VIDEOS.add(number, operator=operator, outcome=status, reason=reason)
         statuses = Counter(_status_and_reason(outcome)[0] for outcome in outcomes)
-        self._progress.add.remote(Counts(statuses["kept"], statuses["dropped"], statuses["failed"]))
+        ended = Counts(statuses["kept"], statuses["dropped"], statuses["failed"])
+        self._progress.add.remote(ended + others)
 
 
 def progress_line(
@@ -194,12 +216,14 @@ def _duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def reported(
-    total: int, log: Callable[[str], None], interval_s: float = 10.0
+    total: int, run: str, log: Callable[[str], None], interval_s: float = 10.0
 ) -> Iterator[ProgressActor]:
-    """Yields the `Progress` actor that the run's meters report to, and logs a line of it every few
-    seconds."""
+    """Yields the `Progress` actor that the meters of `run` report to, and logs a line of it every
+    few seconds."""
     actor_class = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Progress)
-    progress: ProgressActor = actor_class.options(scheduling_strategy=on_this_node()).remote()
+    progress: ProgressActor = actor_class.options(scheduling_strategy=on_this_node()).remote(
+        total, run
+    )
     ended = threading.Event()
     began = time.monotonic()
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray.train
-from ray.util.metrics import Gauge
 
+from tempo_ray import metrics
 from tempo_ray.config import TrainConfig
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import StageResult, StageSpec, StepMetrics, Stopped, write_row
@@ -86,7 +86,7 @@ def _run_stage(task: StageTask, mailbox: Any) -> StageResult | Stopped:
         curves = scratch if is_uri(config.run) else RunPaths(config.run).tensorboard
         io = StageIO(
             log=mailbox.put.remote if is_rank_0 else _discard,
-            observe=_ray_gauges(name),
+            observe=_observer(name),
             checkpoints=checkpoints_of(config, task.spec, config.deepspeed.zero_stage),
             output=staging_folder(target) if is_rank_0 else Path(scratch),
             tensorboard=Path(curves, name),
@@ -151,16 +151,12 @@ def _make_context(task: StageTask) -> "StageContext":
     )
 
 
-def _ray_gauges(stage: str) -> Callable[[StepMetrics], None]:
-    """Takes metrics of steps; each is a Ray gauge, tempo_train_NAME."""
-    gauges: dict[str, Gauge] = {}
+def _observer(stage: str) -> Callable[[StepMetrics], None]:
+    """Takes the metrics of steps."""
 
-    def observe(metrics: StepMetrics) -> None:
-        for name, value in metrics.items():
-            if name not in gauges:
-                description = name.replace("_", " ")
-                gauges[name] = Gauge(f"tempo_train_{name}", description, tag_keys=("stage",))
-            gauges[name].set(value, {"stage": stage})
+    def observe(of_step: StepMetrics) -> None:
+        for name, value in of_step.items():
+            metrics.TRAIN[name].set(value, stage=stage)
 
     return observe
 

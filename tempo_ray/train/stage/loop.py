@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch.distributed as dist
 
@@ -128,8 +128,8 @@ class _Loop:
             [self.examples[index] for index in assignment[rank]]
             for assignment in self.assignments[self.progress.step :]
         ]
-        for rank_rows in self.reader.prefetch(steps):
-            reason = self._step(rank_rows)
+        for rank_rows, data_seconds in _timed(self.reader.prefetch(steps)):
+            reason = self._step(rank_rows, data_seconds)
             if reason is not None:
                 return Stopped(reason)
             if self._plateaued():
@@ -140,10 +140,10 @@ class _Loop:
                 break
         return None
 
-    def _step(self, rank_rows: RankRows) -> str | None:
+    def _step(self, rank_rows: RankRows, data_seconds: float) -> str | None:
         """One optimiser step with all that follows it; returns why training must stop."""
         progress, adaptive = self.progress, self.context.objective.adaptive
-        metrics = self.runner.train(rank_rows, progress, len(self.assignments))
+        metrics = self.runner.train(rank_rows, data_seconds, progress, len(self.assignments))
         if adaptive is not None and progress.step % adaptive.every_steps == 0:
             metrics |= self.runner.evaluate(self.reader.prefetch(self.held_out))
         progress.history.append(metrics)
@@ -214,6 +214,16 @@ class _Loop:
         if self.trackers is not None:
             self.trackers.finish()
             write_output(self.context, weights, self.progress, self.processor, self.io.output)
+
+
+def _timed(steps: Iterator[RankRows]) -> Iterator[tuple[RankRows, float]]:
+    """Each step's rows, and the seconds that were waited for them."""
+    while True:
+        began = time.monotonic()
+        rank_rows = next(steps, None)
+        if rank_rows is None:
+            return
+        yield rank_rows, time.monotonic() - began
 
 
 def _rank_batches(examples: Sequence[Example]) -> list[Sequence[Example]]:

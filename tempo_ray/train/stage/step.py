@@ -37,7 +37,7 @@ class Progress:
     skipped: list[SkippedExample] = field(default_factory=list)
     history: list[StepMetrics] = field(default_factory=list)
     seconds: float = 0.0
-    """In optimiser steps."""
+    """In optimiser steps, their waits for data included."""
 
     def to_state(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,6 +57,7 @@ class _RankCounts:
     tokens: int
     examples: int
     skipped: list[SkippedExample]
+    data_seconds: float
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,14 @@ class StepRunner:
     dummy: ExampleTokens
     """Fills the place of rows that a rank lacks, with weight 0."""
 
-    def train(self, rank_rows: RankRows, progress: Progress, steps: int) -> StepMetrics:
-        """One optimiser step, of `steps` in all. Advances `progress`, but for the history; returns
-        the metrics, means over the units of all ranks."""
-        began = time.monotonic()
-        ranks = all_gather(self._count(rank_rows))
+    def train(
+        self, rank_rows: RankRows, data_seconds: float, progress: Progress, steps: int
+    ) -> StepMetrics:
+        """One optimiser step, of `steps` in all, whose rows this rank has waited `data_seconds`
+        for. Advances `progress`, but for the history; returns the metrics, means over the units of
+        all ranks."""
+        began = time.monotonic() - data_seconds
+        ranks = all_gather(self._count(rank_rows, data_seconds))
         units = sum(rank.units for rank in ranks)
         unit = self.context.objective.unit
         rate = learning_rate(progress.step, steps, self.context.objective.config.optimizer)
@@ -87,12 +91,14 @@ class StepRunner:
         tokens = sum(rank.tokens for rank in ranks)
         return metrics | {
             "seconds": seconds,
+            "data_seconds": max(rank.data_seconds for rank in ranks),
+            "skipped_share": len(progress.skipped) / progress.examples,
             "tokens_per_second": tokens / seconds,
             f"{unit}_per_second": units / seconds,
             "memory_gb": _peak_memory_gb(self.policy.engine.device),
         }
 
-    def _count(self, rank_rows: RankRows) -> _RankCounts:
+    def _count(self, rank_rows: RankRows, data_seconds: float = 0.0) -> _RankCounts:
         rows = rank_rows.rows
         return _RankCounts(
             units=self._units(rows),
@@ -100,6 +106,7 @@ class StepRunner:
             tokens=sum(row.inputs["input_ids"].numel() for row in rows),
             examples=rank_rows.examples,
             skipped=rank_rows.skipped,
+            data_seconds=data_seconds,
         )
 
     def _units(self, rows: Sequence[PackedRow]) -> int:

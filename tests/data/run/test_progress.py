@@ -9,77 +9,65 @@ import pytest
 from tempo_ray.data.run.progress import Counts, EngineSpeed, Meter, Progress, progress_line
 from tempo_ray.records import TransientFailure
 from tests.data.rows import answer, kept_video
+from tests.recorded import Recorded
 
 
 class LocalActor:
     """A `Progress` in this process, called as Ray's handle is."""
 
-    def __init__(self) -> None:
-        self.progress = Progress()
+    def __init__(self, total: int = 10) -> None:
+        self.progress = Progress(total, "runs/a")
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.progress, name)
         return type("Method", (), {"remote": staticmethod(method)})
 
 
-class Metric:
-    """Stands in for a Ray metric, which needs a cluster."""
-
-    recorded: list[tuple[str, float, dict[str, str] | None]]
-
-    def __init__(self, name: str, description: str, tag_keys: tuple[str, ...] = ()) -> None:
-        self._name = name
-        self._tag_keys = tag_keys
-
-    def record(self, value: float, tags: dict[str, str] | None = None) -> None:
-        assert tuple(tags or ()) == self._tag_keys
-        Metric.recorded.append((self._name, value, tags))
-
-    inc = set = record
-
-
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, dict[str, str] | None]]:
-    monkeypatch.setattr(Metric, "recorded", [], raising=False)
-    monkeypatch.setattr("tempo_ray.data.run.progress.metrics.Counter", Metric)
-    monkeypatch.setattr("tempo_ray.data.run.progress.metrics.Gauge", Metric)
-    return Metric.recorded
-
-
-def test_every_video_counts_once_however_it_ends(recorded: list[Any]) -> None:
-    actor = LocalActor()
+def test_every_video_counts_once_however_it_ends(recorded: list[Recorded]) -> None:
+    actor = LocalActor(total=10)
     meter = Meter(actor, "model")
-    kept = kept_video(answer("clean", "a b c"))
+    kept = kept_video(answer("clean", "a b c"), frames=50, fps=25.0)
     dropped = kept_video(video_id="b", status="dropped", reason="too few shots (3 < 4)")
     transient = TransientFailure("c", "c.mp4", "open", "m")
     refused = kept_video(
         video_id="d", status="failed", reason="refused by the engine", failed_at="respond"
     )
-    meter.selected([kept, dropped, transient])
+    meter.selected([kept, dropped, transient, kept, kept, kept])
     meter.asking([kept, dropped])
     meter.answered([kept, dropped, refused], {"mm_cache_queries": 10.0, "mm_cache_hits": 4.0})
     meter.answered([kept], {"mm_cache_queries": 30.0, "mm_cache_hits": 19.0})
     counts = actor.progress.counts()
     tokens = 3 * (4 * 5) + 2 * 3  # four captions of 5 tokens each, and an answer of 3
-    assert counts == Counts(2, 1, 2, tokens, media=30.0, cached_media=19.0)
-    videos = [(value, tags) for name, value, tags in recorded if name == "tempo_videos"]
+    assert counts == Counts(
+        2, 1, 2, selected=4, answered=3, tokens=tokens, media=30.0, cached_media=19.0
+    )
     select, respond = {"operator": "select"}, {"operator": "respond"}
-    assert videos == [
+    assert [(value, tags) for name, value, tags in recorded if name == "tempo_videos"] == [
         (1, select | {"outcome": "dropped", "reason": "too few shots"}),
         (1, select | {"outcome": "failed", "reason": "cannot be read now"}),
         (1, respond | {"outcome": "kept", "reason": ""}),
         (1, respond | {"outcome": "failed", "reason": "refused by the engine"}),
         (1, respond | {"outcome": "kept", "reason": ""}),
     ]
-    assert ("tempo_generated_tokens", 43, {"model": "model"}) in recorded
-    hit_rates = [value for name, value, _ in recorded if name == "tempo_media_cache_hit_rate"]
-    assert hit_rates == [0.4, 19 / 30]
+    seconds = [(value, tags) for name, value, tags in recorded if name == "tempo_video_seconds"]
+    assert seconds == [(12.0, select), (6.0, respond), (2.0, respond)]
+    model = {"model": "model"}
+    assert [(value, tags) for name, value, tags in recorded if name == "tempo_texts"] == [
+        (8, model | {"kind": "caption"}),
+        (1, model | {"kind": "answer"}),
+        (4, model | {"kind": "caption"}),
+        (1, model | {"kind": "answer"}),
+    ]
+    left = [value for name, value, _ in recorded if name == "tempo_videos_left"]
+    waiting = [value for name, value, _ in recorded if name == "tempo_videos_waiting"]
+    assert left == [10, 8, 6, 5]
+    assert waiting == [0, 4, 2, 1]
 
 
 def test_speed_is_from_the_first_request_to_the_last_answer(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, recorded: list[Recorded]
 ) -> None:
-    progress = Progress()
+    progress = Progress(10, "runs/a")
     assert progress.speed() == EngineSpeed(None, None)
     for now in (100.0, 104.0, 110.0):
         monkeypatch.setattr(time, "monotonic", lambda now=now: now)
