@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated import autoscaler_pb2
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tempo_ray.config import EngineConfig, PoolConfig, RayConfig
+from tempo_ray.config import EngineConfig, Placement, RayConfig
 from tempo_ray.errors import UserError
 from tempo_ray.models.check import weight_bytes
 
@@ -96,17 +96,12 @@ class NodeRequest:
     """Ray's label selector."""
 
     @classmethod
-    def of(
-        cls, name: str, cpus: float, gpus: float, others: Mapping[str, float] | None = None
-    ) -> "NodeRequest":
+    def of(cls, name: str, cpus: float, gpus: float, placement: Placement) -> "NodeRequest":
         """What is 0 is not asked for."""
-        resources = {"CPU": cpus, "GPU": gpus, **(others or {})}
-        return cls(name, {kind: amount for kind, amount in resources.items() if amount})
-
-    @classmethod
-    def of_pool(cls, name: str, pool: PoolConfig) -> "NodeRequest":
-        others = {"memory": pool.memory, **(pool.resources or {})}
-        return replace(cls.of(name, pool.cpus, pool.gpus, others), labels=pool.label_selector or {})
+        resources = {"CPU": cpus, "GPU": gpus, "memory": float(placement.memory)}
+        resources |= placement.resources or {}
+        asked = {kind: amount for kind, amount in resources.items() if amount}
+        return cls(name, asked, placement.label_selector or {})
 
     def fits(self, node: Mapping[str, Any]) -> bool:
         """Whether the node, one of ray.nodes(), could hold it if it were empty."""

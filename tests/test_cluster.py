@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tempo_ray import cluster
-from tempo_ray.config import EngineConfig, PoolConfig, RayConfig
+from tempo_ray.config import EngineConfig, Placement, PoolConfig, RayConfig
 from tempo_ray.config.base import BUILTIN_MODELS
 from tempo_ray.errors import UserError
 
@@ -43,10 +43,10 @@ def test_a_request_takes_what_the_pool_asks_for() -> None:
     pool = PoolConfig(
         cpus=2, gpus=0.5, memory="2GB", resources={"disk": 1}, label_selector={"group": "gpu"}
     )
-    request = cluster.NodeRequest.of_pool("respond.pool", pool)
+    request = cluster.NodeRequest.of("respond.pool", pool.cpus, pool.gpus, pool)
     assert request.resources == {"CPU": 2, "GPU": 0.5, "memory": 2_000_000_000, "disk": 1}
     assert str(request) == ("respond.pool (2 CPU, 0.5 GPU, 2e+09 memory, 1 disk, group=gpu)")
-    assert cluster.NodeRequest.of_pool("p", PoolConfig(cpus=1)).resources == {"CPU": 1}
+    assert cluster.NodeRequest.of("p", 1, 0, Placement()).resources == {"CPU": 1}
 
 
 def test_a_node_fits_if_it_lives_and_its_total_and_labels_suffice() -> None:

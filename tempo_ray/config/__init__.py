@@ -5,7 +5,7 @@ before it loads anything. Units are in the names or in the docstrings. Tested by
 tests/config/test_load.py and, the shipped files, by tests/test_cli.py.
 """
 
-from tempo_ray.config.base import Config, PoolConfig, RayConfig
+from tempo_ray.config.base import Config, Placement, PoolConfig, RayConfig
 from tempo_ray.config.evaluate import EvaluateConfig
 from tempo_ray.config.media import EngineConfig, FramesConfig, SamplingConfig
 from tempo_ray.config.pairs import (
@@ -73,6 +73,7 @@ __all__ = [
     "OptimizerConfig",
     "PairsConfig",
     "PerturbationType",
+    "Placement",
     "PoolConfig",
     "PretrainConfig",
     "RankConfig",

@@ -89,7 +89,19 @@ class RayConfig(Config):
     """Start the dashboard with a Ray started here."""
 
 
-class PoolConfig(Config):
+class Placement(Config):
+    """What an actor or worker asks of its node, beside CPUs and GPUs."""
+
+    memory: ByteSize = ByteSize(0)
+    """Memory of each that Ray sets aside, in bytes or as in `8GiB`; 0 sets none aside."""
+    resources: dict[str, PositiveFloat] | None = None
+    """Ray's custom resources of each."""
+    label_selector: dict[str, str] | None = None
+    """Labels of the nodes on which they may run, such as `tempo-ray/group: cpu`; null for any
+    node."""
+
+
+class PoolConfig(Placement):
     """An autoscaling pool of actors."""
 
     min_size: PositiveInt = 1
@@ -98,13 +110,6 @@ class PoolConfig(Config):
     """CPUs per actor."""
     gpus: NonNegativeFloat = 0.0
     """GPUs per actor."""
-    memory: ByteSize = ByteSize(0)
-    """Memory per actor that Ray sets aside, in bytes or as in `8GiB`; 0 sets none aside."""
-    resources: dict[str, PositiveFloat] | None = None
-    """Ray's custom resources per actor."""
-    label_selector: dict[str, str] | None = None
-    """Labels of the nodes on which the actors may run, such as `tempo-ray/group: cpu`; null for any
-    node."""
     initial_size: PositiveInt | None = None
     """Actors at the start, so that a cluster from zero nodes asks for all of theirs at once; null
     starts with `min_size` and grows with the load."""

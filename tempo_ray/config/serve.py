@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from tempo_ray.config.base import Config, Location, ModelName, RayConfig
+from tempo_ray.config.base import Config, Location, ModelName, Placement, RayConfig
 from tempo_ray.config.media import EngineConfig, FramesConfig
 
 TOKEN_VARIABLE = "TEMPO_RAY_TOKEN"
@@ -51,8 +51,16 @@ class ServeConfig(Config):
     device: Literal["cpu", "gpu"] = "gpu"
     cpus: PositiveFloat = 1.0
     """CPUs per replica."""
+    placement: Placement = Placement()
+    """What a replica asks of its node beside them; with engine.tensor_parallel_size over 1, each of
+    its workers."""
     autoscale: AutoscaleConfig = AutoscaleConfig()
     ray: RayConfig = RayConfig()
+
+    @property
+    def gpus(self) -> int:
+        """GPUs per replica, or with several per model, per worker of one."""
+        return 1 if self.device == "gpu" else 0
 
     @model_validator(mode="after")
     def _check_models(self) -> Self:

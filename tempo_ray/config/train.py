@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from tempo_ray.config.base import Config, Location, ModelName, RayConfig, Share
+from tempo_ray.config.base import Config, Location, ModelName, Placement, RayConfig, Share
 from tempo_ray.config.media import FramesConfig, PositiveFinite
 
 Recipe = Literal["pre_sft", "post_sft", "sft", "align"]
@@ -161,7 +161,9 @@ class DeepSpeedConfig(Config):
     a collective of its own."""
 
 
-class WorkersConfig(Config):
+class WorkersConfig(Placement):
+    """Training's workers, one per rank."""
+
     count: PositiveInt = 8
     cpus: PositiveFinite = 4.0
     gpus: NonNegativeFloat = 1.0

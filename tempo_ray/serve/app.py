@@ -29,6 +29,7 @@ from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
+from tempo_ray.cluster import NodeRequest
 from tempo_ray.config import ServeConfig, ServedModel
 from tempo_ray.models.engine import engine_kwargs, model_hash
 from tempo_ray.models.families import family_of
@@ -151,7 +152,10 @@ def llm_config(config: ServeConfig, model: ServedModel) -> LLMConfig:
     """ray.serve.llm's config of one model."""
     local = Path(model.path).is_dir()
     scale = config.autoscale
-    bundle = {"CPU": config.cpus} | ({"GPU": 1} if config.device == "gpu" else {})
+    asked = NodeRequest.of("a replica", config.cpus, config.gpus, config.placement)
+    placement: dict[str, Any] = {}
+    if asked.labels:
+        placement = {"placement_group_bundle_label_selector": [dict(asked.labels)]}
     return LLMConfig(
         model_loading_config={
             "model_id": model.name,
@@ -161,7 +165,7 @@ def llm_config(config: ServeConfig, model: ServedModel) -> LLMConfig:
         | serving_kwargs(config)
         | {"chat_template": chat_template(model.path)},
         accelerator_config={"kind": config.device},
-        placement_group_config={"bundle_per_worker": bundle},
+        placement_group_config={"bundle_per_worker": dict(asked.resources)},
         deployment_config={
             "ray_actor_options": {"num_cpus": 0},
             # ray.serve.llm's own target is 1e9 requests, at which nothing ever scales
@@ -172,6 +176,7 @@ def llm_config(config: ServeConfig, model: ServedModel) -> LLMConfig:
             "health_check_timeout_s": 60.0,
             # a model that fails to load fails the third time too
             "max_constructor_retry_count": scale.min_replicas,
+            **placement,
         },
         runtime_env={"env_vars": _environment(config, local)},
         callback_config={"callback_class": NoDownload},

@@ -128,7 +128,7 @@ def deploy(config: ServeConfig) -> None:
         needed = config.autoscale.min_replicas * engines
         check_memory(config.ray, needed, "serve fewer models, or lower engine.kv_cache_bytes")
     connect(config.ray)
-    replica = NodeRequest.of("a replica", config.cpus, gpus=1 if config.device == "gpu" else 0)
+    replica = NodeRequest.of("a replica", config.cpus, config.gpus, config.placement)
     check_nodes(config.ray, [replica])
     stop_on_signals()  # again: Ray replaces the handler of SIGTERM
     logging.getLogger("ray.serve").setLevel(logging.WARNING)

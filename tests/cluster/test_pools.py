@@ -66,10 +66,11 @@ def demands(config: Config) -> list[Demand]:
                 for p in pools
             ]
         case TrainConfig(workers=w):
-            return [Demand("gpu" if w.gpus else "cpu", w.cpus, w.gpus, w.count, w.count)]
+            group, labels = "gpu" if w.gpus else "cpu", w.label_selector or {}
+            return [Demand(group, w.cpus, w.gpus, w.count, w.count, w.memory, labels)]
         case ServeConfig(autoscale=scale):
             size = config.engine.tensor_parallel_size
-            gpus = 1 if config.device == "gpu" else 0
+            gpus = config.gpus
             group = "gpu" if gpus else "cpu"
             models = len(config.models)
             return [
@@ -79,6 +80,8 @@ def demands(config: Config) -> list[Demand]:
                     gpus * size,
                     models * scale.min_replicas,
                     models * scale.max_replicas,
+                    config.placement.memory * size,
+                    config.placement.label_selector or {},
                 )
             ]
     return []

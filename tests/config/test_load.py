@@ -33,7 +33,7 @@ def test_overrides_come_after_the_file(tmp_path: Path) -> None:
     ("model", "words", "message"),
     [
         (GeneratePairsConfig, [*PAIRS, "respond.pool.maxsize=2"], "respond.pool.maxsize: no such"),
-        (GeneratePairsConfig, [*PAIRS, "respond.pool.maxsize=2"], "keys here: min_size"),
+        (GeneratePairsConfig, [*PAIRS, "respond.pool.maxsize=2"], "min_size, max_size"),
         (GeneratePairsConfig, PAIRS[1:], "run: missing"),
         (GeneratePairsConfig, ["run=s3://b/a run", *PAIRS[1:]], "cannot contain spaces"),
         (GeneratePairsConfig, [*PAIRS, "respond.pool.min_size=3"], "raise max_size"),

@@ -36,6 +36,17 @@ def test_a_gpu_for_each_worker_of_an_engine(folder: Path) -> None:
     assert llm.engine_kwargs["tensor_parallel_size"] == 2
 
 
+def test_workers_of_an_engine_have_memory_and_nodes_of_their_group(folder: Path) -> None:
+    group = {"tempo-ray/group": "gpu"}
+    llm = llm_settings(folder, placement={"memory": "32GiB", "label_selector": group}, cpus=4)
+    options = Server.get_deployment_options(llm)
+    assert options["placement_group_bundles"] == [{"CPU": 4.0, "GPU": 1.0, "memory": 32 * 2**30}]
+    assert options["placement_group_bundle_label_selector"] == [group]
+    assert "placement_group_bundle_label_selector" not in Server.get_deployment_options(
+        llm_settings(folder)
+    )
+
+
 def test_a_cpu_replica_has_no_gpu(folder: Path) -> None:
     llm = llm_settings(
         folder, device="cpu", engine={"kv_cache_bytes": 1000, "in_process": True}, cpus=2

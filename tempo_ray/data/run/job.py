@@ -37,7 +37,9 @@ def generate_pairs(config: GeneratePairsConfig, job: Job, log: Log) -> None:
     _check_memory(config)
     cluster.connect(config.ray)
     pools = {"select.pool": config.select.pool, "respond.pool": config.respond.pool}
-    requests = [cluster.NodeRequest.of_pool(*named) for named in pools.items()]
+    requests = [
+        cluster.NodeRequest.of(name, pool.cpus, pool.gpus, pool) for name, pool in pools.items()
+    ]
     cluster.check_nodes(config.ray, requests)
     summary = job.summary = _answer(config, summary, log)
     write_pairs(config)

@@ -65,12 +65,16 @@ def _connect(config: TrainConfig) -> None:
         check_memory(config.ray, config.workers.count * bytes_per_worker, advice)
     connect(config.ray)
     if is_shared(config.ray):
-        worker = NodeRequest.of("one of workers", config.workers.cpus, config.workers.gpus)
-        check_nodes(config.ray, [worker])
+        check_nodes(config.ray, [_worker(config)])
     else:
         _check_fits(config)
         # there is no node to lose, and the watcher's process takes seconds to start
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+
+def _worker(config: TrainConfig) -> NodeRequest:
+    workers = config.workers
+    return NodeRequest.of("one of workers", workers.cpus, workers.gpus, workers)
 
 
 def _check_fits(config: TrainConfig) -> None:
@@ -132,14 +136,15 @@ def _trainer(tasks: Sequence[StageTask], run_name: str, mailbox: Any) -> TorchTr
     or the driver died."""
     config = tasks[0].config
     workers = config.workers
-    resources = {"CPU": workers.cpus}
-    if workers.gpus:
-        resources["GPU"] = workers.gpus
     return TorchTrainer(
         # Ray's annotation has no return value; its Result has
         partial(run_stages, tasks, mailbox),  # type: ignore[arg-type]
         scaling_config=ScalingConfig(
-            num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
+            num_workers=workers.count,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker=dict(_worker(config).resources),
+            # mypy takes the class for that of Ray Train's first version
+            label_selector=workers.label_selector,  # type: ignore[call-arg]
         ),
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
         run_config=RunConfig(
