@@ -5,7 +5,8 @@ Data set: JSONL, one question per line: `question_id`, `video` (path relative to
 `needs` (`order`, `motion` or `none`: what the question cannot be answered without), `text` (as
 asked, options included), `options`, `answer` (one of the options).
 Metric: accuracy; no judge. An unanswered question is wrong.
-Pattern: generate greedily, compare with the answer: its text, its letter, or its letter and text.
+Pattern: generate greedily, compare with the answer: its text, its letter, or both, alone or after
+words such as `The answer is`.
 """
 
 import json
@@ -19,6 +20,9 @@ from tempo_ray.storage import parent, read_bytes, relative_to
 
 Needs = Literal["order", "motion", "none"]
 LETTERS = "ABCDEFGH"
+ANNOUNCEMENT = re.compile(
+    r"^(?:(?:the )?(?:correct |right |best )?(?:answer|option|choice)(?: is:?|:)? )?(?:option )?"
+)
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,12 @@ def groups(question: Question) -> tuple[str, ...]:
 
 
 def grade(question: Question, reply: str) -> bool:
-    """Whether the reply is the answer's text, its letter (`B`, `b.`, `(B)`), or both (`B. grows`).
+    """Whether the reply is the answer's text, its letter (`B`, `b.`, `(B)`), or both (`B. grows`);
+    words that announce an answer (`The answer is`, `Option`) may come before.
 
     Letters count only where the question shows them.
     """
-    text, answer = normalise(reply), normalise(question.answer)
+    text, answer = ANNOUNCEMENT.sub("", normalise(reply)), normalise(question.answer)
     if text == answer:
         return True
     letter = LETTERS[question.options.index(question.answer)]

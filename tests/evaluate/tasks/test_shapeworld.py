@@ -34,6 +34,12 @@ def question(
         "B. a blue cross moves up slowly",
         "B: A blue cross moves up slowly.",
         "(b) a blue cross moves up slowly",
+        "The answer is B",
+        "The correct answer is (B).",
+        "Answer: B. a blue cross moves up slowly",
+        "Option B",
+        "The best option is option B.",
+        "The right answer is: a blue cross moves up slowly",
     ],
 )
 def test_right_replies(reply: str) -> None:
@@ -54,6 +60,9 @@ def test_right_replies(reply: str) -> None:
         "Beats me",
         "B or C",
         "AB",
+        "The answer is A",
+        "The answer is not B",
+        "The answer",
     ],
 )
 def test_wrong_replies(reply: str) -> None:
