@@ -5,10 +5,11 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from tempo_ray.records import read_row, write_row
 from tempo_ray.schema import check_version
-from tempo_ray.storage import parquet_dataset
+from tempo_ray.storage import parquet_dataset, resolve
 
 Record = TypeVar("Record")
 
@@ -32,6 +33,14 @@ def count_rows(folder: str) -> int:
 
 def records_of(record: type[Record], table: pa.Table | pa.RecordBatch) -> list[Record]:
     return [read_row(record, row) for row in table.to_pylist()]
+
+
+def read_records(record: type[Record], file: str) -> list[Record]:
+    """The rows of a Parquet file of a run. Raises UserError as `open_dataset` does."""
+    filesystem, path = resolve(file)
+    table = pq.read_table(path, filesystem=filesystem)
+    check_version(table.schema, file)
+    return records_of(record, table)
 
 
 def table_of(records: Iterable[Any], schema: pa.Schema) -> pa.Table:

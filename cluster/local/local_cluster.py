@@ -80,14 +80,19 @@ class LocalCluster:
     def dashboard(self) -> str:
         return f"http://127.0.0.1:{self._dashboard_port}"
 
+    @property
+    def metrics_targets(self) -> Path:
+        """File in which the head lists what Prometheus is to scrape."""
+        return self._folder / "prom_metrics_service_discovery.json"
+
     def prometheus_config(self, interval_s: int = 10) -> Path:
-        """cluster/monitoring/prometheus.yml for this cluster's nodes, which its head lists in its
-        folder; with this interval between scrapes."""
+        """cluster/monitoring/prometheus.yml for this cluster's nodes, with this interval between
+        scrapes."""
         config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
         every = f"{interval_s}s"
         config["global"] = {"scrape_interval": every, "evaluation_interval": every}
         [discovery] = config["scrape_configs"][0]["file_sd_configs"]
-        discovery["files"] = [str(self._folder / Path(discovery["files"][0]).name)]
+        discovery["files"] = [str(self.metrics_targets)]
         discovery["refresh_interval"] = every
         config["rule_files"] = [str(MONITORING / file) for file in config["rule_files"]]
         file = self._folder / "prometheus.yml"

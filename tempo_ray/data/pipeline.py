@@ -3,6 +3,7 @@
 import os
 import traceback
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from ray.data import SaveMode
 
 from tempo_ray import schema
 from tempo_ray.config import GeneratePairsConfig, PoolConfig
@@ -19,6 +19,7 @@ from tempo_ray.data.key_frames import KeyFrameReader
 from tempo_ray.data.pairs import make_pairs
 from tempo_ray.data.prompts import PROMPT_SETS
 from tempo_ray.data.respond import Answerer, make_engine
+from tempo_ray.data.run.accounting import Tally, sum_of_tallies, table_of_tally, tally_rows
 from tempo_ray.data.run.engine_metrics import report_engine
 from tempo_ray.data.run.progress import Meter, ProgressActor
 from tempo_ray.data.run.recovery import checkpointed, unanswered_blocks
@@ -27,8 +28,11 @@ from tempo_ray.models.check import prompts_name
 from tempo_ray.models.engine import EngineDied, model_hash
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import Pair, TransientFailure, Video, VideoAnswers
-from tempo_ray.storage import delete_folder, join, open_output
-from tempo_ray.tables import count_rows, records_of, table_of
+from tempo_ray.storage import delete_folder, join, list_files, open_output
+from tempo_ray.tables import read_records, records_of, table_of
+
+FILES_PER_TASK = 4
+"""Files of answers/ from which a task makes pairs."""
 
 
 class SelectClips:
@@ -91,17 +95,29 @@ class WriteAnswers:
 
 @dataclass(frozen=True)
 class MakePairs:
-    """schema.VIDEO_ANSWERS -> schema.PAIR."""
+    """Names of files of answers/ -> a file of schema.PAIR in pairs/ for each that has pairs, under
+    its name; and the tally of their rows."""
 
     config: GeneratePairsConfig
 
-    def __call__(self, answers: pa.Table) -> pa.Table:
+    def __call__(self, files: pa.Table) -> pa.Table:
+        tally: Tally = Counter()
+        for name in files["file"].to_pylist():
+            rows = read_records(VideoAnswers, join(RunPaths(self.config.run).answers, name))
+            tally += tally_rows(rows, self.config.pairs)
+            self._write(rows, name)
+        return table_of_tally(tally)
+
+    def _write(self, rows: Sequence[VideoAnswers], name: str) -> None:
         config, config_hash = self.config, self.config.hash()
         describe = PROMPT_SETS[prompts_name(config.respond.model)].describe
         pairs: list[Pair] = []
-        for row in records_of(VideoAnswers, answers):
+        for row in rows:
             pairs += make_pairs(row, describe, config.pairs, config.seed, config_hash)
-        return table_of(pairs, schema.with_metadata(schema.PAIR, config_hash))
+        if pairs:
+            table = table_of(pairs, schema.with_metadata(schema.PAIR, config_hash))
+            with open_output(join(RunPaths(config.run).pairs, name)) as stream:
+                pq.write_table(table, stream)
 
 
 def set_transient_aside(outcomes: Sequence[VideoOutcome], folder: str) -> list[VideoAnswers]:
@@ -165,14 +181,30 @@ def write_answers(config: GeneratePairsConfig, progress: ProgressActor) -> None:
         )
 
 
-def write_pairs(config: GeneratePairsConfig) -> None:
-    """answers/ -> pairs/, which is replaced: rules can change without asking the model again."""
-    paths = RunPaths(config.run)
-    if not count_rows(paths.answers):
-        delete_folder(paths.pairs)
-        return
-    (
-        ray.data.read_parquet(paths.answers)
-        .map_batches(MakePairs(config), batch_format="pyarrow", batch_size=64)
-        .write_parquet(paths.pairs, mode=SaveMode.OVERWRITE)
+def write_pairs(config: GeneratePairsConfig) -> Tally:
+    """answers/ -> pairs/, which is replaced: rules can change without asking the model again.
+    Returns the tally of answers/.
+
+    Ray Data gets the names of the files and not their rows: the actors that would look for these
+    ask for a CPU each, of any node, and 32 of them make a cluster grow for seconds of work. Its
+    tasks run where those of selection do.
+    """
+    paths, pool = RunPaths(config.run), config.select.pool
+    delete_folder(paths.pairs)
+    names = [name for name in list_files(paths.answers) if name.endswith(".parquet")]
+    blocks = [
+        pa.table({"file": names[first : first + FILES_PER_TASK]})
+        for first in range(0, len(names), FILES_PER_TASK)
+    ]
+    if not blocks:
+        return Counter()
+    tallies = ray.data.from_blocks(blocks).map_batches(
+        MakePairs(config),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=1,
+        compute=ray.data.TaskPoolStrategy(pool.max_size),
+        resources=pool.resources,
+        label_selector=pool.label_selector,
     )
+    return sum_of_tallies(tallies.iter_rows())

@@ -2,35 +2,41 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import ray
 
 from tempo_ray import schema
 from tempo_ray.config import GeneratePairsConfig, PoolConfig, RespondConfig, VideosConfig
 from tempo_ray.data.pipeline import MakePairs, actor_pool, set_transient_aside
 from tempo_ray.data.prompts import SHAPEWORLD
+from tempo_ray.data.run.accounting import sum_of_tallies, tally_rows
 from tempo_ray.records import Pair, TransientFailure
 from tempo_ray.tables import records_of, table_of
 from tests.data.rows import answer, kept_video
 
 
-def test_make_pairs_on_two_rows() -> None:
+def test_pairs_of_a_file_are_in_a_file_of_its_name(tmp_path: Path) -> None:
     config = GeneratePairsConfig(
-        run="r",
+        run=str(tmp_path),
         videos=VideosConfig(input="in"),
         respond=RespondConfig(model="builtin:qwen2_5_vl"),
     )
-    rows = [
-        kept_video(answer("clean", "a b c"), answer("shuffle", "c b a")),
-        kept_video(video_id="b", status="dropped", reason="too few shots (3 < 4)"),
-    ]
-    table = MakePairs(config)(table_of(rows, schema.VIDEO_ANSWERS))
+    kept = kept_video(answer("clean", "a b c"), answer("shuffle", "c b a"))
+    dropped = kept_video(video_id="b", status="dropped", reason="too few shots (3 < 4)")
+    (tmp_path / "answers").mkdir()
+    for name, rows in (("0.parquet", [kept, dropped]), ("1.parquet", [dropped])):
+        pq.write_table(table_of(rows, schema.VIDEO_ANSWERS), tmp_path / "answers" / name)
+    tally = MakePairs(config)(pa.table({"file": ["0.parquet", "1.parquet"]}))
+    assert sum_of_tallies(tally.to_pylist()) == tally_rows([kept, dropped, dropped], config.pairs)
+    assert [file.name for file in (tmp_path / "pairs").iterdir()] == ["0.parquet"]
+    table = pq.read_table(tmp_path / "pairs/0.parquet")
     (pair,) = records_of(Pair, table)
     assert (pair.video_id, pair.pairs_config_hash) == ("v", config.hash())
     assert pair.prompt in SHAPEWORLD.describe
-    assert table.schema.equals(
-        schema.with_metadata(schema.PAIR, config.hash()), check_metadata=True
-    )
+    expected = schema.with_metadata(schema.PAIR, config.hash())
+    assert (table.column_names, table.schema.metadata) == (expected.names, expected.metadata)
 
 
 def test_transient_failures_are_set_aside_and_the_rest_stays(tmp_path: Path) -> None:

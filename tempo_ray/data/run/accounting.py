@@ -1,20 +1,18 @@
 """answers/, failures/ and pairs/ -> what became of every video: in = kept + dropped + failed."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from tempo_ray.config import GeneratePairsConfig, PairsConfig
 from tempo_ray.data.failures import TRANSIENT_REASON
 from tempo_ray.data.pairs import broken_rules
 from tempo_ray.paths import RunPaths
 from tempo_ray.records import PairsSummary, VideoAnswers
-from tempo_ray.tables import count_rows, open_dataset, records_of
+from tempo_ray.tables import count_rows, open_dataset
 
 Kind = Literal["status", "reason", "answers", "rule"]
 Tally = Counter[tuple[Kind, str]]
@@ -37,29 +35,17 @@ def tally_rows(rows: Iterable[VideoAnswers], config: PairsConfig) -> Tally:
     return tally
 
 
-@dataclass(frozen=True)
-class TallyBatch:
-    """schema.VIDEO_ANSWERS -> (kind, name, count)."""
-
-    config: PairsConfig
-
-    def __call__(self, answers: pa.Table) -> pa.Table:
-        tally = tally_rows(records_of(VideoAnswers, answers), self.config)
-        kinds = [kind for kind, _ in tally]
-        names = [name for _, name in tally]
-        return pa.table([kinds, names, list(tally.values())], schema=_TALLY)
+def table_of_tally(tally: Tally) -> pa.Table:
+    """(kind, name, count), as a task hands it over."""
+    kinds = [kind for kind, _ in tally]
+    names = [name for _, name in tally]
+    return pa.table([kinds, names, list(tally.values())], schema=_TALLY)
 
 
-def tally_answers(config: GeneratePairsConfig) -> Tally:
-    """The tally of answers/, counted on the cluster."""
+def sum_of_tallies(rows: Iterable[Mapping[str, Any]]) -> Tally:
+    """Rows of `table_of_tally` -> the tally of all."""
     tally: Tally = Counter()
-    paths = RunPaths(config.run)
-    if not count_rows(paths.answers):
-        return tally
-    batches = ray.data.read_parquet(paths.answers).map_batches(
-        TallyBatch(config.pairs), batch_format="pyarrow", batch_size=256
-    )
-    for row in batches.iter_rows():
+    for row in rows:
         tally[row["kind"], row["name"]] += row["count"]
     return tally
 
@@ -100,12 +86,10 @@ def summary_of(tally: Tally, videos_in: int, transient: int, pairs: int) -> Pair
     )
 
 
-def account(config: GeneratePairsConfig, videos_in: int) -> PairsSummary:
-    """The whole account of a run, from what is in it now."""
+def account(config: GeneratePairsConfig, tally: Tally, videos_in: int) -> PairsSummary:
+    """The whole account of a run; `tally` is that of its answers/."""
     paths = RunPaths(config.run)
-    return summary_of(
-        tally_answers(config), videos_in, count_transient(paths), count_rows(paths.pairs)
-    )
+    return summary_of(tally, videos_in, count_transient(paths), count_rows(paths.pairs))
 
 
 def summary_lines(summary: PairsSummary) -> list[str]:

@@ -42,9 +42,9 @@ def generate_pairs(config: GeneratePairsConfig, job: Job, log: Log) -> None:
     ]
     cluster.check_nodes(config.ray, requests)
     summary = job.summary = _answer(config, summary, log)
-    write_pairs(config)
+    tally = write_pairs(config)
     summary = job.summary = replace(
-        account(config, videos),
+        account(config, tally, videos),
         tokens_per_second=summary.tokens_per_second,
         media_cache_hit_rate=summary.media_cache_hit_rate,
     )

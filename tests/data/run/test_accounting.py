@@ -1,5 +1,6 @@
 """What became of every video, from rows and folders made by hand."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pyarrow.parquet as pq
 from tempo_ray import schema
 from tempo_ray.config import PairsConfig
 from tempo_ray.data.run.accounting import (
-    TallyBatch,
     count_transient,
+    sum_of_tallies,
     summary_lines,
     summary_of,
+    table_of_tally,
     tally_rows,
 )
 from tempo_ray.paths import RunPaths
@@ -44,11 +46,12 @@ def test_videos_in_are_kept_dropped_and_failed() -> None:
     assert lines[-1] == "2 videos could not be read now; the same command retries them"
 
 
-def test_a_batch_is_tallied_as_its_rows_are() -> None:
-    table = TallyBatch(PairsConfig())(table_of(ROWS, schema.VIDEO_ANSWERS))
-    counts = {(row["kind"], row["name"]): row["count"] for row in table.to_pylist()}
-    assert counts == dict(tally_rows(ROWS, PairsConfig()))
-    assert TallyBatch(PairsConfig())(table_of([], schema.VIDEO_ANSWERS)).num_rows == 0
+def test_tallies_of_parts_add_up() -> None:
+    whole = tally_rows(ROWS, PairsConfig())
+    parts = [tally_rows(rows, PairsConfig()) for rows in (ROWS[:1], [], ROWS[1:])]
+    tables = [table_of_tally(part).to_pylist() for part in parts]
+    assert tables[1] == []
+    assert sum_of_tallies(itertools.chain.from_iterable(tables)) == whole
 
 
 def test_a_video_that_was_read_after_all_is_not_counted_as_failed(tmp_path: Path) -> None:
