@@ -19,16 +19,16 @@ class PretrainSettings:
 
     family: ModelType
     seed: int = 0
-    letter_steps: int = 60
+    letter_steps: int = 250
     """First, what the letters of options mean."""
-    neighbour_steps: int = 600
+    neighbour_steps: int = 900
     """Until this step, questions about the order of stories in words, neighbours above all. The
     stories grow from two events to twelve, by one whenever the model has mastered the longest."""
     mastery: float = 0.9
     """Share of right answers about the longest stories at which they grow."""
     check_every: int = 25
     """Steps from one check of that share to the next."""
-    language_steps: int = 900
+    language_steps: int = 1150
     """Until this step, all questions about stories in words alike."""
     vision_steps: int = 400
     """Then the vision tower learns to name colour, shape and deed of single shots."""
