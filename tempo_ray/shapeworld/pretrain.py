@@ -22,7 +22,7 @@ from tempo_ray.config import PretrainConfig
 from tempo_ray.job import Log
 from tempo_ray.records import PretrainSummary
 from tempo_ray.shapeworld import build
-from tempo_ray.shapeworld.batches import Predictions, predict, tokenize, weights
+from tempo_ray.shapeworld.batches import Batch, Predictions, collate, predict, tokenize
 from tempo_ray.shapeworld.exam import examine
 from tempo_ray.shapeworld.language import ABOUT_ORDER
 from tempo_ray.shapeworld.record import PretrainRecord, PretrainSettings
@@ -39,7 +39,7 @@ from tempo_ray.shapeworld.tasks import (
 )
 from tempo_ray.shapeworld.vision import initialise, pretrain_vision
 from tempo_ray.train.attention import use_packed_attention
-from tempo_ray.train.batch import PackedRow, pack, split_into_rows
+from tempo_ray.train.batch import split_into_rows
 
 LONGEST = 12
 """Events of the longest stories."""
@@ -50,7 +50,7 @@ class Progress:
     """How far the training has come."""
 
     step: int = 0
-    longest: int = 2
+    longest: int = 3
     """Events of the longest stories in words that are practised."""
     mastered: list[tuple[int, int]] = field(default_factory=list)
     """(step, events)."""
@@ -101,7 +101,7 @@ def pretrain(settings: PretrainSettings, output: Path, log: Log = print) -> Pret
         if progress.step % 25 == 0:
             progress.curve.append((progress.step, round(loss, 4)))
             log(f"step {progress.step}/{settings.steps}  loss {loss:.4f}  {progress.seconds:.0f} s")
-        in_words = settings.letter_steps < progress.step <= settings.neighbour_steps
+        in_words = settings.letter_steps <= progress.step <= settings.neighbour_steps
         if in_words and progress.step % settings.check_every == 0:
             share = trainer.mastery(progress.step, progress.longest)
             log(f"stories of {progress.longest} events in words: {share:.2f} right")
@@ -122,7 +122,7 @@ def practice_at(step: int, settings: PretrainSettings, longest: int) -> Practice
     if step < settings.letter_steps:
         return LETTERS
     if step < settings.neighbour_steps:
-        return Practice({"words": 1.0}, NEIGHBOURS, longest)
+        return Practice({"letters": 0.15, "words": 0.85}, NEIGHBOURS, longest)
     if step < settings.language_steps:
         return Practice({"words": 1.0}, EVERYTHING, LONGEST)
     if step < settings.language_steps + settings.single_shot_steps:
@@ -147,7 +147,7 @@ class _Trainer:
         rng = np.random.default_rng((settings.seed, step))
         rows = self._rows([tasks.draw(rng, practice) for _ in range(settings.batch)])
         self.optimizer.zero_grad(set_to_none=True)
-        weight = sum(float(weights(row).sum()) for row in rows)
+        weight = sum(float(row.weights.sum()) for row in rows)
         loss = 0.0
         for row in rows:
             part = self._predict(row).loss() / weight
@@ -165,17 +165,17 @@ class _Trainer:
         rng = np.random.default_rng((settings.seed, 2, step))
         examples = [
             tasks.about(draw_split(rng, "train", events), "words", list(ABOUT_ORDER), rng)
-            for _ in range(2 * settings.batch)
+            for _ in range(32)
         ]
         right = torch.cat([self._predict(row).right() for row in self._rows(examples)])
         return right.mean().item()
 
-    def _rows(self, examples: Sequence[Example]) -> list[PackedRow]:
+    def _rows(self, examples: Sequence[Example]) -> list[Batch]:
         sequences = tokenize(self.processor, self.model.config, examples)
-        return [pack(row) for row in split_into_rows(sequences, self.settings.row_tokens)]
+        return [collate(row) for row in split_into_rows(sequences, self.settings.row_tokens)]
 
-    def _predict(self, row: PackedRow) -> Predictions:
-        return predict(self.model, row)
+    def _predict(self, batch: Batch) -> Predictions:
+        return predict(self.model, batch)
 
 
 def _rate(step: int, settings: PretrainSettings) -> float:

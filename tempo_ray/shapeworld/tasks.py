@@ -28,8 +28,23 @@ Medium = Literal["words", "clips", "video"]
 Show = Literal["letters", "first_clip", "next_clip", "words", "clips", "video"]
 """What an example shows: nothing, a clip, two clips, or a story in one of the media."""
 
-NEIGHBOURS = {"first": 1.0, "last": 1.0, "after": 3.0, "before": 3.0, "yes_no": 2.0, "caption": 1.0}
-"""Kinds of exchanges and their weights: the neighbours of an event are the hardest to find."""
+OPEN = "open "
+"""Before the name of a kind: without options, answered by the event."""
+NEIGHBOURS = {
+    "first": 1.0,
+    "last": 1.0,
+    "after": 2.0,
+    "before": 2.0,
+    "yes_no": 2.0,
+    "caption": 1.0,
+    "open first": 1.0,
+    "open last": 1.0,
+    "open after": 2.0,
+    "open before": 2.0,
+    "retelling": 1.0,
+}
+"""Kinds of exchanges and their weights: the neighbours of an event are the hardest to find, and
+answers in full teach to find them sooner than letters do."""
 EVERYTHING = {
     **dict.fromkeys(language.ABOUT_ORDER, 1.0),
     **dict.fromkeys(language.NOT_ABOUT_ORDER, 1.0),
@@ -81,14 +96,14 @@ class Practice:
     """Kinds of exchanges about stories in words -> their weights. Those about clips and whole
     videos are `EVERYTHING` and `CONTENT`."""
     longest: int
-    """Stories have two events to as many."""
+    """Stories have three events to as many."""
 
     def __post_init__(self) -> None:
-        if self.longest < 2:
-            raise ValueError("a story has two events or more")
+        if self.longest < 3:
+            raise ValueError("a story has three events or more")
 
 
-LETTERS = Practice({"letters": 1.0}, {}, 2)
+LETTERS = Practice({"letters": 0.6, "words": 0.4}, NEIGHBOURS, 3)
 SINGLE_SHOTS = Practice({"first_clip": 0.8, "words": 0.2}, EVERYTHING, 12)
 
 
@@ -160,7 +175,7 @@ class Tasks:
         if show == "next_clip":
             return self.next_clip(rng)
         kinds = {"words": practice.in_words, "clips": EVERYTHING, "video": CONTENT}[show]
-        story = random_story(rng, self.split, 2, practice.longest)
+        story = random_story(rng, self.split, 3, practice.longest)
         asked = [_drawn(rng, kinds) for _ in range(self.exchanges)]
         return self.about(story, show, asked, rng)
 
@@ -211,8 +226,12 @@ class Tasks:
             return self._retelling(story, medium, rng)
         if kind == "content":
             return _content(story, self.split, rng)
-        question = ASK[kind](story.events, rng)
-        return None if question is None else _exchange(question)
+        question = ASK[kind.removeprefix(OPEN)](story.events, rng)
+        if question is None:
+            return None
+        if kind.startswith(OPEN):
+            return Exchange(kind, question.text.split("\n")[0], question.answer)
+        return _exchange(question)
 
     def _retelling(self, story: Story, medium: Medium, rng: np.random.Generator) -> Exchange:
         """The caption of the whole story, in order; of whole videos often not."""

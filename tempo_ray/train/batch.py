@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -58,11 +58,12 @@ class PackedRow:
         return replace(self, inputs=self.inputs | {"layout": self.layout.for_flex()})
 
 
-def split_into_rows(
-    examples: Sequence[ExampleTokens], max_tokens: int
-) -> list[list[ExampleTokens]]:
+Tokens = TypeVar("Tokens", bound=ExampleTokens)
+
+
+def split_into_rows(examples: Sequence[Tokens], max_tokens: int) -> list[list[Tokens]]:
     """Rows of at most `max_tokens`: longest example first, each into the first row with room."""
-    rows: list[list[ExampleTokens]] = []
+    rows: list[list[Tokens]] = []
     for example in sorted(examples, key=len, reverse=True):
         fitting = (row for row in rows if sum(map(len, row)) + len(example) <= max_tokens)
         row = next(fitting, None)

@@ -1,7 +1,7 @@
 """Pre-training weighs answers as it should, is recorded, and resumes as if never interrupted."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -22,12 +22,13 @@ from tempo_ray.shapeworld.tasks import (
     MIX,
     NEIGHBOURS,
     Example,
+    Exchange,
     Practice,
     Show,
     Tasks,
 )
 from tempo_ray.train.attention import use_packed_attention
-from tempo_ray.train.batch import PackedRow, pack
+from tempo_ray.train.batch import PackedRow
 
 SHIPPED = Path(shapeworld.__file__).parent / "models"
 
@@ -92,30 +93,55 @@ def test_an_exchange_is_tokenized_as_if_it_were_alone(
             own = (packed.segments == 0) | (packed.segments == number)
             assert np.array_equal(packed.ids[own], alone.input_ids)
             assert np.array_equal(packed.positions[:, own], alone.positions)
-            trained = packed.ids[own][packed.trained[own]]
-            assert processor.tokenizer.decode(trained) == answer
+            answered = packed.ids[own & packed.answered]
+            assert processor.tokenizer.decode(answered) == answer
+        assert np.array_equal(packed.trained, packed.segments > 0)
 
 
 def test_an_exchange_is_learned_as_if_it_were_alone(network: tuple[ModelType, Any, Any]) -> None:
     family, processor, model = network
     use_packed_attention(model, "sdpa")
-    together = batches.predict(
-        model, pack(batches.tokenize(processor, model.config, drawn(family)))
-    )
+
+    def predicted(examples: Sequence[Example]) -> batches.Predictions:
+        sequences = batches.tokenize(processor, model.config, examples)
+        return batches.predict(model, batches.collate(sequences))
+
+    together = predicted(drawn(family))
     alone = [
-        batches.predict(
-            model,
-            pack(
-                batches.tokenize(processor, model.config, [replace(example, exchanges=(exchange,))])
-            ),
-        )
+        predicted([replace(example, exchanges=(exchange,))])
         for example in drawn(family)
         for exchange in example.exchanges
     ]
     logits = torch.cat([predictions.logits for predictions in alone])
     assert torch.allclose(together.logits, logits, atol=1e-4)
-    loss = sum(predictions.loss() for predictions in alone)
-    assert torch.allclose(together.loss(), torch.as_tensor(loss), rtol=1e-4)
+    loss = torch.stack([predictions.loss() for predictions in alone]).sum()
+    assert torch.allclose(together.loss(), loss, rtol=1e-4)
+
+
+def test_requests_and_tokens_of_long_answers_weigh_less(
+    network: tuple[ModelType, Any, Any],
+) -> None:
+    _, processor, model = network
+    exchanges = (Exchange("a", "red red red", "A"), Exchange("b", "red", "a red square grows"))
+    (tokens,) = batches.tokenize(processor, model.config, [Example((), (), exchanges)])
+    for number in (1, 2):
+        segment = tokens.segments == number
+        answer, request = segment & tokens.answered, segment & ~tokens.answered
+        assert tokens.weights[answer] == pytest.approx(answer.sum() ** -0.5)
+        assert tokens.weights[request] == pytest.approx(
+            batches.REQUEST_WEIGHT * request.sum() ** -0.5
+        )
+    assert not tokens.weights[tokens.segments == 0].any()
+
+
+def test_an_answer_is_right_if_all_its_tokens_are() -> None:
+    row = row_of(target=[1, 1, 2, 0], answer=[0, 0, 0, 1], lengths=[3, 1])
+    answered = torch.tensor([False, True, True, True])
+    logits = torch.eye(3)[[0, 1, 2, 0]]  # a token of a request is wrong
+    batch = batches.Batch(row, answered, torch.ones(4))
+    assert batches.Predictions(logits, batch).right().tolist() == [1, 1]
+    logits = torch.eye(3)[[1, 1, 0, 0]]
+    assert batches.Predictions(logits, batch).right().tolist() == [0, 1]
 
 
 def row_of(target: list[int], answer: list[int], lengths: list[int]) -> PackedRow:
@@ -131,22 +157,11 @@ def row_of(target: list[int], answer: list[int], lengths: list[int]) -> PackedRo
     )
 
 
-def test_a_token_of_a_long_answer_weighs_less() -> None:
-    row = row_of(target=[0] * 5, answer=[0, 0, 0, 0, 1], lengths=[4, 1])
-    assert batches.weights(row).tolist() == [0.5, 0.5, 0.5, 0.5, 1]
-
-
-def test_an_answer_is_right_if_all_its_tokens_are() -> None:
-    row = row_of(target=[1, 2, 0], answer=[0, 0, 1], lengths=[2, 1])
-    logits = torch.eye(3)[[1, 0, 0]]  # the likeliest tokens are 1, 0 and 0
-    assert batches.Predictions(logits, row).right().tolist() == [0, 1]
-
-
 def test_what_is_practised_when() -> None:
     steps = settings("qwen3_vl")
     practices = [pretrain.practice_at(step, steps, 5) for step in range(6)]
     assert [sorted(practice.shows) for practice in practices] == [
-        ["letters"],
+        ["letters", "words"],
         ["words"],
         ["words"],
         ["words"],
@@ -161,7 +176,7 @@ def test_what_is_practised_when() -> None:
 @pytest.mark.slow
 def test_stories_grow_when_they_are_mastered(tmp_path: Path) -> None:
     record = pretrain.pretrain(settings("qwen2_5_vl"), tmp_path / "model", lambda line: None)
-    assert record.mastered == [(2, 2), (3, 3)]
+    assert record.mastered == [(2, 3), (3, 4)]
     never = settings("qwen2_5_vl", mastery=1.01)
     record = pretrain.pretrain(never, tmp_path / "other", lambda line: None)
     assert record.mastered == []

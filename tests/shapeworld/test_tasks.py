@@ -91,13 +91,13 @@ def test_a_question_is_answered_by_a_letter_or_by_yes_or_no() -> None:
 
 
 def test_stories_have_at_most_the_events_that_are_practised() -> None:
-    practice = Practice({"words": 1.0}, tasks.NEIGHBOURS, 3)
+    practice = Practice({"words": 1.0}, tasks.NEIGHBOURS, 4)
     lengths = {
         str(
             Tasks("qwen2_5_vl", "train", 0.8).draw(np.random.default_rng(seed), practice).shown[0]
         ).count("\n")
         for seed in range(40)
     }
-    assert lengths == {2, 3}
-    with pytest.raises(ValueError, match="two events or more"):
-        Practice({"words": 1.0}, tasks.NEIGHBOURS, 1)
+    assert lengths == {3, 4}
+    with pytest.raises(ValueError, match="three events or more"):
+        Practice({"words": 1.0}, tasks.NEIGHBOURS, 2)
