@@ -177,7 +177,9 @@ class Tasks:
         kinds = {"words": practice.in_words, "clips": EVERYTHING, "video": CONTENT}[show]
         story = random_story(rng, self.split, 3, practice.longest)
         asked = [_drawn(rng, kinds) for _ in range(self.exchanges)]
-        return self.about(story, show, asked, rng)
+        example = self.about(story, show, asked, rng)
+        # a story may allow none of the kinds drawn
+        return example if example.exchanges else self.draw(rng, practice)
 
     def letters(self, rng: np.random.Generator) -> Example:
         """Which option is named? Without a story."""
