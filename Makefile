@@ -1,4 +1,5 @@
 # make demo: videos -> pairs -> a better model -> an endpoint -> a table, on this machine.
+# make cluster-demo: the same jobs, submitted to a cluster of nodes that come and go, and a picture.
 # make test: the whole test suite, with the real engines.   make check: the fast part of it.
 # the first that runs: a version manager puts shims on the PATH for versions that do not
 PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,\
@@ -7,10 +8,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check unit test lint format lock wheel clean
+.PHONY: demo cluster-demo check unit test lint format lock wheel clean
 
 demo: $(READY)
 	$(BIN)/tempo-ray demo
+
+cluster-demo: $(READY)
+	$(BIN)/python -m cluster.local.demo
 
 check: $(READY)
 	@$(MAKE) --no-print-directory --jobs=2 lint unit

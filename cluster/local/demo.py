@@ -74,7 +74,9 @@ def main() -> None:
 def _draw_videos(world: Path, videos: int) -> None:
     command = [sys.executable, str(ROOT / "jobs/make_shapeworld.py"), f"output={world}"]
     command += ["split=train", f"videos={videos}"]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
 
 
 class Submitter:
@@ -196,10 +198,8 @@ def draw(samples: Sequence[Sample], phases: Sequence[Phase], file: Path) -> None
             axis.fill_between(
                 seconds, amounts, step="post", color=COLORS[kind], alpha=0.4, label=label
             )
-    gpus.plot(
-        seconds, _rates(samples, "engine_seconds"), color=COLORS["busy"], label="engines busy"
-    )
-    videos.plot(seconds, _rates(samples, "videos"), color=COLORS["used"], label="videos per second")
+    gpus.plot(seconds, rates(samples, "engine_seconds"), color=COLORS["busy"], label="engines busy")
+    videos.plot(seconds, rates(samples, "videos"), color=COLORS["used"], label="videos per second")
     for axis in axes:
         _shade(axis, phases)
         axis.legend(loc="upper right", frameon=False)
@@ -217,16 +217,16 @@ def _shade(axis: Axes, phases: Sequence[Phase]) -> None:
         axis.axvspan(phase.began, phase.ended, color="#57606a", alpha=0.05 + 0.06 * (number % 2))
 
 
-def _rates(samples: Sequence[Sample], name: str, window_s: float = 10.0) -> list[float]:
+def rates(samples: Sequence[Sample], name: str, window_s: float = 10.0) -> list[float]:
     """Growth of a counter per second, over the window before each sample: Ray's processes report
     every ten seconds."""
-    rates = []
+    grown = []
     for sample in samples:
         start = sample.seconds - window_s
         before = [one for one in samples if one.seconds <= start]
         earlier = before[-1].counted.get(name, 0.0) if before else 0.0
-        rates.append((sample.counted.get(name, 0.0) - earlier) / window_s)
-    return rates
+        grown.append((sample.counted.get(name, 0.0) - earlier) / window_s)
+    return grown
 
 
 if __name__ == "__main__":
