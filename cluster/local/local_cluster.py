@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -160,9 +160,8 @@ class LocalCluster:
             {},
         )
 
-    def _ray_start(self, arguments: list[str], environment: Mapping[str, str]) -> None:
-        command = [
-            str(Path(sys.executable).with_name("ray")),
+    def _ray_start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._ray(
             "start",
             *arguments,
             "--node-ip-address=127.0.0.1",
@@ -172,19 +171,22 @@ class LocalCluster:
             "--max-worker-port=0",
             "--dashboard-agent-listen-port=0",
             "--disable-usage-stats",
-        ]
+            environment=environment,
+        )
+
+    def _ray(self, *words: str, environment: Mapping[str, str] | None = None) -> None:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("RAY_")
         }
         finished = subprocess.run(
-            command,
-            env=inherited | {"RAY_AUTH_MODE": "disabled"} | dict(environment),
+            [str(Path(sys.executable).with_name("ray")), *words],
+            env=inherited | {"RAY_AUTH_MODE": "disabled"} | dict(environment or {}),
             capture_output=True,
             text=True,
             timeout=120,
         )
         if finished.returncode:
-            raise RuntimeError(f"ray start failed:\n{finished.stdout}\n{finished.stderr}")
+            raise RuntimeError(f"ray {words[0]} failed:\n{finished.stdout}\n{finished.stderr}")
 
     def kill_node(self, node_id: str) -> None:
         """Kills the node's raylet and all its processes at one stroke, as a lost machine would."""
@@ -193,9 +195,28 @@ class LocalCluster:
             for process in self.processes()
             if f"--node_id={node_id}" in process.cmdline() and process.name() == "raylet"
         ]
-        for process in (raylet, *raylet.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        _kill([raylet, *raylet.children(recursive=True)])
+
+    def kill_head(self) -> None:
+        """Kills the head's control store, and what else runs there, at one stroke."""
+        heads = [
+            process
+            for process in self.processes()
+            if process.name() == "gcs_server" or "--head" in process.cmdline()
+        ]
+        _kill([one for head in heads for one in (head, *head.children(recursive=True))])
+
+    def warn_node(self, node_id: str, seconds: int) -> None:
+        """Tells the cluster that the node will be taken away in so many seconds, as clouds warn of
+        a spot node's end. Nothing new is placed on it. It is the caller who then kills it."""
+        self._ray(
+            "drain-node",
+            f"--address={self.address}",
+            f"--node-id={node_id}",
+            "--reason=DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message=a spot node is taken away",
+            f"--deadline-remaining-seconds={seconds}",
+        )
 
     def processes(self) -> list[psutil.Process]:
         """All processes of the cluster: those that name its folder, which is theirs alone, and what
@@ -215,11 +236,15 @@ class LocalCluster:
             processes = self.processes()
             if not processes:
                 break
-            for process in processes:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            _kill(processes)
             psutil.wait_procs(processes, timeout=5)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def autoscaler_config(config: LocalClusterConfig, address: str) -> dict[str, Any]:
