@@ -83,10 +83,10 @@ def test_a_lost_node_changes_no_pair(
     actor_class: str,
     warning_s: int,
 ) -> None:
-    """An engine's node is lost when its first answers are there."""
+    """An engine's node is killed when its first answers are there, or warned as it starts."""
 
     def ready() -> bool:
-        return actor_class == "SelectClips" or has_answers(tmp_path)
+        return actor_class == "SelectClips" or warning_s > 0 or has_answers(tmp_path)
 
     loss = Loss(fixed, actor_class, ready, warning_s)
     status, log = generate_pairs(fixed, drawn_videos, tmp_path, *SPREAD, meanwhile=loss)
