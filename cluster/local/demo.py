@@ -8,9 +8,7 @@ away again.
 """
 
 import argparse
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -21,15 +19,24 @@ from pathlib import Path
 import matplotlib
 import yaml
 
-from cluster.local.local_cluster import GROUP_LABEL, LocalCluster, LocalClusterConfig
+from cluster.local.local_cluster import GROUP_LABEL, LocalCluster, LocalClusterConfig, run_ray
 from cluster.local.watch import Sample, Watch
-from tempo_ray.processes import free_port
+from tempo_ray.processes import Jobs, free_port, job_failures
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 ROOT = Path(__file__).parents[2]
+RUN = ROOT / "runs/cluster-demo"
+"""Started over by the next demo; any other folder must be new."""
+POOLS = {
+    "SelectClips": "#1f6feb",
+    "WriteAnswers": "#d29922",
+    "RayTrainWorker": "#8250df",
+    "ServeReplica": "#2da44e",
+}
+"""What classes of actors have in their names -> the colour of their number."""
 COLORS = {
     "cpu": "#1f6feb",
     "gpu": "#d29922",
@@ -53,13 +60,18 @@ def main() -> None:
         prog="python -m cluster.local.demo",
         description="The jobs on a cluster of nodes that come and go, on this machine.",
     )
-    parser.add_argument("--run", type=Path, default=ROOT / "runs/cluster-demo")
+    parser.add_argument("--run", type=Path, default=RUN, help="a new folder")
     parser.add_argument("--videos", type=int, default=32)
     arguments = parser.parse_args()
-    shutil.rmtree(arguments.run, ignore_errors=True)
-    run, world = arguments.run.resolve(), arguments.run.resolve() / "world"
-    run.mkdir(parents=True)
-    _draw_videos(world, arguments.videos)
+    run: Path = arguments.run.resolve()
+    if run == RUN:
+        shutil.rmtree(run, ignore_errors=True)
+    elif run.exists():
+        parser.error(f"{run} exists: choose another --run")
+    world = run / "world"
+    with job_failures():
+        words = (f"output={world}", "split=train", f"videos={arguments.videos}")
+        Jobs(run / "logs", "embedded").run("make-shapeworld", words)
     groups = yaml.safe_load(Path(__file__).with_name("nodes.yaml").read_text())
     with LocalCluster(LocalClusterConfig(**groups)) as cluster, Watch(cluster) as watch:
         print(f"a cluster without nodes; its dashboard: {cluster.dashboard}", flush=True)
@@ -69,14 +81,6 @@ def main() -> None:
     draw(watch.samples, phases, run / "cluster.png")
     print(report(watch.samples, phases))
     print(f"  picture  {run / 'cluster.png'}\n  samples  {run / 'samples.jsonl'}")
-
-
-def _draw_videos(world: Path, videos: int) -> None:
-    command = [sys.executable, str(ROOT / "jobs/make_shapeworld.py"), f"output={world}"]
-    command += ["split=train", f"videos={videos}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
 
 
 class Submitter:
@@ -131,27 +135,22 @@ class Submitter:
 
     def _submit(self, name: str, words: Sequence[str], *options: str) -> None:
         job = [sys.executable, f"jobs/{name}.py", "--config=embedded", f"run={self._run}", *words]
-        self._ray("job", "submit", "--working-dir=.", *options, "--", *job)
+        self._ray("job", "submit", f"--working-dir={ROOT}", *options, "--", *job)
 
     def _wait_for(self, submission: str, line: str) -> None:
         deadline = time.monotonic() + 300
         while line not in (log := self._ray("job", "logs", submission)):
-            if time.monotonic() > deadline:
+            failed = "FAILED" in self._ray("job", "status", submission)
+            if failed or time.monotonic() > deadline:
                 raise SystemExit(f"{submission} is not ready:\n{log[-3000:]}")
             time.sleep(1)
 
     def _ray(self, *words: str) -> str:
-        """What a command of Ray prints."""
-        done = subprocess.run(
-            [str(Path(sys.executable).with_name("ray")), *words],
-            cwd=ROOT,
-            env=os.environ | self._cluster.environment,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise SystemExit(f"ray {' '.join(words)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-        return done.stdout
+        """What a command of Ray prints; a job's own lines, while it is submitted."""
+        try:
+            return run_ray(*words, environment=self._cluster.environment, timeout_s=None)
+        except RuntimeError as error:
+            raise SystemExit(str(error)) from error
 
 
 def _wait_until_empty(watch: Watch) -> None:
@@ -186,11 +185,14 @@ def report(samples: Sequence[Sample], phases: Sequence[Phase]) -> str:
 
 def draw(samples: Sequence[Sample], phases: Sequence[Phase], file: Path) -> None:
     seconds = [sample.seconds for sample in samples]
-    figure, axes = pyplot.subplots(4, 1, figsize=(10, 10), sharex=True, layout="constrained")
-    nodes, cpus, videos, gpus = axes
+    figure, axes = pyplot.subplots(5, 1, figsize=(10, 12), sharex=True, layout="constrained")
+    nodes, pools, cpus, videos, gpus = axes
     for group in ("cpu", "gpu"):
         counts = [sample.nodes.get(group, 0) for sample in samples]
         nodes.step(seconds, counts, where="post", color=COLORS[group], label=f"{group} nodes")
+    for name, color in POOLS.items():
+        counts = [actors_of(sample, name) for sample in samples]
+        pools.step(seconds, counts, where="post", color=color, label=f"{name} actors")
     for axis, resource in ((cpus, "CPU"), (gpus, "GPU")):
         for kind in ("held", "used"):
             amounts = [getattr(sample, kind).get(resource, 0) for sample in samples]
@@ -215,6 +217,11 @@ def draw(samples: Sequence[Sample], phases: Sequence[Phase], file: Path) -> None
 def _shade(axis: Axes, phases: Sequence[Phase]) -> None:
     for number, phase in enumerate(phases):
         axis.axvspan(phase.began, phase.ended, color="#57606a", alpha=0.05 + 0.06 * (number % 2))
+
+
+def actors_of(sample: Sample, name: str) -> int:
+    """Living actors of the classes that have this in their names."""
+    return sum(count for actor_class, count in sample.actors.items() if name in actor_class)
 
 
 def rates(samples: Sequence[Sample], name: str, window_s: float = 10.0) -> list[float]:

@@ -161,7 +161,7 @@ class LocalCluster:
         )
 
     def _ray_start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        self._ray(
+        run_ray(
             "start",
             *arguments,
             "--node-ip-address=127.0.0.1",
@@ -174,20 +174,6 @@ class LocalCluster:
             environment=environment,
         )
 
-    def _ray(self, *words: str, environment: Mapping[str, str] | None = None) -> None:
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith("RAY_")
-        }
-        finished = subprocess.run(
-            [str(Path(sys.executable).with_name("ray")), *words],
-            env=inherited | {"RAY_AUTH_MODE": "disabled"} | dict(environment or {}),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if finished.returncode:
-            raise RuntimeError(f"ray {words[0]} failed:\n{finished.stdout}\n{finished.stderr}")
-
     def kill_node(self, node_id: str) -> None:
         """Kills the node's raylet and all its processes at one stroke, as a lost machine would."""
         [raylet] = [
@@ -198,7 +184,7 @@ class LocalCluster:
         _kill([raylet, *raylet.children(recursive=True)])
 
     def kill_head(self) -> None:
-        """Kills the head's control store, and what else runs there, at one stroke."""
+        """Kills the head's control store and raylet, with what they have started."""
         heads = [
             process
             for process in self.processes()
@@ -209,13 +195,14 @@ class LocalCluster:
     def warn_node(self, node_id: str, seconds: int) -> None:
         """Tells the cluster that the node will be taken away in so many seconds, as clouds warn of
         a spot node's end. Nothing new is placed on it. It is the caller who then kills it."""
-        self._ray(
+        run_ray(
             "drain-node",
             f"--address={self.address}",
             f"--node-id={node_id}",
             "--reason=DRAIN_NODE_REASON_PREEMPTION",
             "--reason-message=a spot node is taken away",
             f"--deadline-remaining-seconds={seconds}",
+            environment=self.environment,
         )
 
     def processes(self) -> list[psutil.Process]:
@@ -239,6 +226,26 @@ class LocalCluster:
             _kill(processes)
             psutil.wait_procs(processes, timeout=5)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def run_ray(*words: str, environment: Mapping[str, str], timeout_s: float | None = 120) -> str:
+    """What a command of Ray prints. `environment` is added to this process's, of which nothing that
+    is meant for another cluster is kept.
+
+    Raises RuntimeError with its output, if it fails.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    finished = subprocess.run(
+        [str(Path(sys.executable).with_name("ray")), *words],
+        env=inherited | {"RAY_AUTH_MODE": "disabled"} | dict(environment),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    if finished.returncode:
+        output = f"{finished.stdout}\n{finished.stderr}".strip()
+        raise RuntimeError(f"ray {' '.join(words)}\nfailed:\n{output[-4000:]}")
+    return finished.stdout
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:

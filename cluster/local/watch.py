@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,18 +40,20 @@ class Sample:
 
 
 class Watch:
-    """Takes samples in a thread while its block runs."""
+    """Takes samples in a thread while its block runs. What went wrong in it is raised at the end of
+    the block."""
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.samples: list[Sample] = []
         self._cluster = cluster
         self._counted: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
+        self._running: Future[None] | None = None
         self._began = time.monotonic()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._running = self._thread.submit(self._run)
         return self
 
     def __exit__(
@@ -60,7 +63,9 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         self._ended.set()
-        self._thread.join(30)
+        self._thread.shutdown()
+        if kind is None and self._running is not None:
+            self._running.result()
 
     @property
     def seconds(self) -> float:

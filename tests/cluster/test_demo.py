@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local.demo import Phase, draw, gpu_seconds, rates, report
+from cluster.local.demo import Phase, actors_of, draw, gpu_seconds, rates, report
 from cluster.local.watch import Sample
 
 
@@ -38,6 +38,12 @@ PHASES = [Phase("generate_pairs", 5.0, 31.4)]
 
 def test_gpu_seconds_held_used_and_busy() -> None:
     assert gpu_seconds(SAMPLES) == {"held": 20.0, "used": 10.0, "busy": 7.5}
+
+
+def test_actors_are_counted_by_a_part_of_their_class() -> None:
+    actors = {"MapWorker(MapBatches(SelectClips))": 2, "Progress": 1}
+    assert actors_of(Sample(0.0, {}, actors, {}, {}, {}), "SelectClips") == 2
+    assert actors_of(SAMPLES[0], "SelectClips") == 0
 
 
 def test_videos_per_second_over_the_last_ten() -> None:
