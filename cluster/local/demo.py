@@ -185,7 +185,7 @@ def report(samples: Sequence[Sample], phases: Sequence[Phase]) -> str:
 
 def draw(samples: Sequence[Sample], phases: Sequence[Phase], file: Path) -> None:
     seconds = [sample.seconds for sample in samples]
-    figure, axes = pyplot.subplots(5, 1, figsize=(10, 12), sharex=True, layout="constrained")
+    figure, axes = pyplot.subplots(5, 1, figsize=(12, 11), sharex=True, layout="constrained")
     nodes, pools, cpus, videos, gpus = axes
     for group in ("cpu", "gpu"):
         counts = [sample.nodes.get(group, 0) for sample in samples]
@@ -204,7 +204,7 @@ def draw(samples: Sequence[Sample], phases: Sequence[Phase], file: Path) -> None
     videos.plot(seconds, rates(samples, "videos"), color=COLORS["used"], label="videos per second")
     for axis in axes:
         _shade(axis, phases)
-        axis.legend(loc="upper right", frameon=False)
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         axis.set_ylim(bottom=0)
         axis.spines[["top", "right"]].set_visible(False)
     for phase in phases:
