@@ -101,6 +101,7 @@ def answers_in(folder: Path) -> list[Path]:
     return list((folder / "run" / "answers").glob("*.parquet"))
 
 
+@pytest.mark.ranks
 def test_a_lost_node_changes_no_weight(fixed: Watched, tmp_path: Path) -> None:
     """Two workers on a node each; the third node takes over, from the last checkpoint."""
     words = (

@@ -20,6 +20,8 @@ from tempo_ray.metrics import METRICS
 from tempo_ray.processes import free_port
 from tests.integration.jobs import ROOT, endpoint, started_job
 
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(1200)]
+
 MONITORING = ROOT / "cluster/monitoring"
 NODES = {
     "cpu": NodeGroup(cpus=4, max_nodes=2),
