@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from tempo_ray.config.base import Config, Location, ModelName, Placement, RayConfig
 from tempo_ray.config.media import EngineConfig, FramesConfig
@@ -21,6 +21,11 @@ class AutoscaleConfig(Config):
     min_replicas: PositiveInt = 1
     max_replicas: PositiveInt = 1
     target_ongoing_requests: PositiveInt = 16
+    """Requests that a replica answers at a time; with more, another replica starts."""
+    upscale_delay_s: NonNegativeFloat = 30.0
+    """How long there are too few replicas before one starts."""
+    downscale_delay_s: NonNegativeFloat = 600.0
+    """How long there are too many replicas before one stops, which drains it."""
 
 
 class GuardConfig(Config):
@@ -44,6 +49,9 @@ class ServeConfig(Config):
     models: tuple[ServedModel, ...]
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    proxies: Literal["every_node", "head"] = "every_node"
+    """Which nodes of a cluster listen at the port: the head and every node with a replica, as for a
+    load balancer before them, or the head alone."""
     frames: FramesConfig = FramesConfig()
     """How the server samples the frames of a video; as in training."""
     guard: GuardConfig = GuardConfig()

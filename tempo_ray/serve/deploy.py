@@ -34,6 +34,8 @@ from tempo_ray.serve.guard import check_exposure, digest, read_token
 
 APP = "tempo_ray"
 QUIET = {"log_level": "WARNING"}
+CONTROLLER = {"runtime_env": {"env_vars": {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}}}
+"""Serve's controller kills an HTTP proxy that takes five seconds to start, as on a busy machine."""
 RAY_LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108  # Ray's own place, only shown
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ALIVE_CHECK_S = 5
@@ -134,7 +136,12 @@ def deploy(config: ServeConfig) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # The actor imports vLLM while Serve starts, and takes its gigabyte with it when it ends.
     deployer: Any = ray.remote(num_cpus=0)(Deployer).remote()
-    ray.serve.start(http_options={"host": config.host, "port": config.port}, logging_config=QUIET)
+    ray.serve.start(
+        http_options={"host": config.host, "port": config.port},
+        proxy_location="HeadOnly" if config.proxies == "head" else "EveryNode",
+        controller_options=CONTROLLER,
+        logging_config=QUIET,
+    )
     try:
         ray.get(deployer.deploy.remote(config, digest(read_token())))
     except ray.exceptions.RayTaskError as error:

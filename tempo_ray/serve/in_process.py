@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from vllm.config import VllmConfig
 from vllm.model_executor.models.registry import ModelRegistry
 from vllm.utils.network_utils import get_open_zmq_ipc_path
@@ -54,6 +55,9 @@ class Core(EngineCoreProc):
     def serve(self) -> None:
         """Runs until shutdown. Reports a fatal error to the client, so that the replica's health
         check fails."""
+        # In a thread's first parallel operation, torch lowers OpenMP's number of threads to that
+        # of physical cores. vLLM's attention must not see it change between planning and work.
+        torch.get_num_threads()
         try:
             self.run_busy_loop()
         except SystemExit:

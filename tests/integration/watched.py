@@ -40,8 +40,11 @@ class Watched:
 
     def node_of(self, actor_class: str) -> str | None:
         """The node of an actor of that class; None where there is none yet."""
-        nodes = [one.node_id for one in self._actors() if actor_class in one.class_name]
-        return nodes[0] if nodes else None
+        return next(iter(self.nodes_of(actor_class)), None)
+
+    def nodes_of(self, actor_class: str) -> list[str]:
+        """The node of each actor of that class."""
+        return [one.node_id for one in self._actors() if actor_class in one.class_name]
 
     def _actors(self) -> list[Any]:
         """Those that live."""
