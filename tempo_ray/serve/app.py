@@ -7,6 +7,7 @@ asks for it.
 
 import asyncio
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,15 @@ def _plain_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException):
         return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code)
     assert isinstance(error, OpenAIHTTPException)
-    return JSONResponse(error_body(error.status_code, str(error.message)), error.status_code)
+    message = public_message(str(error.message))
+    return JSONResponse(error_body(error.status_code, message), error.status_code)
+
+
+def public_message(message: str) -> str:
+    """Of ray.serve.llm's error, what a client may read. What follows, exceptions with actors,
+    process ids and paths, is in the replica's log, under the same request ID."""
+    told = re.match("Message: (.*?), Internal exception: ", message, re.DOTALL)
+    return told[1] if told else message
 
 
 def guarded(config: ServeConfig, token: bytes | None) -> FastAPI:

@@ -7,7 +7,7 @@ import pytest
 from ray.serve.llm import LLMConfig
 
 from tempo_ray.config import ServeConfig
-from tempo_ray.serve.app import Server, chat_template, llm_config
+from tempo_ray.serve.app import Server, chat_template, llm_config, public_message
 from tempo_ray.shapeworld.build import make_random
 
 # building options asks Ray, which would otherwise look for the machine's last cluster
@@ -82,3 +82,12 @@ def test_a_qwen3_vl_video_has_no_markers_around_it(folder: Path) -> None:
     assert "<|video_pad|>" in template
     assert "<|vision_start|><|video_pad|>" not in template
     assert chat_template(str(folder / "qwen2_5_vl")) is None
+
+
+def test_a_client_reads_no_exception_of_the_server() -> None:
+    leaking = (
+        "Message: Internal Server Error (Request ID: 7), Internal exception: Internal Server Error "
+        "(Request ID: 7), original exception: ray::ServeReplica (pid=1, ip=10.0.0.1) /app/x.py"
+    )
+    assert public_message(leaking) == "Internal Server Error (Request ID: 7)"
+    assert public_message("no such model") == "no such model"
