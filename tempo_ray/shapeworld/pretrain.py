@@ -79,17 +79,15 @@ def pretrain(settings: PretrainSettings, output: Path, log: Log = print) -> Pret
     model = build.make_model(settings.family, tokenizer)
     initialise(model)
     use_packed_attention(model, "sdpa")
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay
-    )
+    optimizers = make_optimizers(model, settings)
     checkpoint = output.with_name(f".{output.name}.pretraining") / "checkpoint.pt"
     progress = Progress()
     if checkpoint.exists():
-        progress = _load_checkpoint(checkpoint, model, optimizer)
+        progress = _load_checkpoint(checkpoint, model, optimizers)
         log(f"resumes after step {progress.step}")
     else:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    trainer = _Trainer(settings, model, processor, optimizer)
+    trainer = _Trainer(settings, model, processor, optimizers)
     model.train()
     began = time.monotonic() - progress.seconds
     for step in range(progress.step, settings.steps):
@@ -109,7 +107,7 @@ def pretrain(settings: PretrainSettings, output: Path, log: Log = print) -> Pret
                 progress.mastered.append((progress.step, progress.longest))
                 progress.longest = min(progress.longest + 1, LONGEST)
         if progress.step % settings.save_every == 0 or progress.step == settings.steps:
-            _save_checkpoint(checkpoint, model, optimizer, progress)
+            _save_checkpoint(checkpoint, model, optimizers, progress)
     model.eval()
     build.save(model, processor, output)
     record = _record(settings, model, progress)
@@ -122,7 +120,7 @@ def practice_at(step: int, settings: PretrainSettings, longest: int) -> Practice
     if step < settings.letter_steps:
         return LETTERS
     if step < settings.neighbour_steps:
-        return Practice({"letters": 0.15, "words": 0.85}, NEIGHBOURS, longest)
+        return Practice({"letters": 0.25, "words": 0.75}, NEIGHBOURS, longest)
     if step < settings.language_steps:
         return Practice({"words": 1.0}, EVERYTHING, LONGEST)
     if step < settings.language_steps + settings.single_shot_steps:
@@ -135,18 +133,19 @@ class _Trainer:
     settings: PretrainSettings
     model: PreTrainedModel
     processor: Any
-    optimizer: torch.optim.Optimizer
+    optimizers: Sequence[torch.optim.Optimizer]
 
     def step(self, step: int, practice: Practice) -> float:
         """One optimiser step; the mean loss. The examples depend on the step's number and the
         practice alone, so that a resumed run sees the same."""
         settings = self.settings
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * _rate(step, settings)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * _rate(step, settings)
         tasks = Tasks(settings.family, "train", settings.shuffled_share, settings.exchanges)
         rng = np.random.default_rng((settings.seed, step))
         rows = self._rows([tasks.draw(rng, practice) for _ in range(settings.batch)])
-        self.optimizer.zero_grad(set_to_none=True)
         weight = sum(float(row.weights.sum()) for row in rows)
         loss = 0.0
         for row in rows:
@@ -154,7 +153,8 @@ class _Trainer:
             part.backward()
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         return loss
 
     @torch.no_grad()
@@ -178,6 +178,31 @@ class _Trainer:
         return predict(self.model, batch)
 
 
+def make_optimizers(
+    model: PreTrainedModel, settings: PretrainSettings
+) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices, AdamW for embeddings, norms and biases, as Muon's author has it.
+
+    With AdamW alone, what the letters of options mean takes ten times as many examples.
+    """
+    named = list(model.named_parameters())
+    matrices = [weight for name, weight in named if weight.ndim == 2 and "embed" not in name]
+    inner = set(map(id, matrices))
+    others = [weight for _, weight in named if id(weight) not in inner]
+    optimizers = (
+        torch.optim.Muon(
+            matrices, lr=settings.muon_lr, momentum=0.95, weight_decay=settings.weight_decay
+        ),
+        torch.optim.AdamW(
+            others, lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+        ),
+    )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
+
+
 def _rate(step: int, settings: PretrainSettings) -> float:
     """Share of the learning rate: a linear warm-up, then all of it, and at the end a half cosine
     down to 2%."""
@@ -189,20 +214,24 @@ def _rate(step: int, settings: PretrainSettings) -> float:
 
 
 def _load_checkpoint(
-    file: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer
+    file: Path, model: PreTrainedModel, optimizers: Sequence[torch.optim.Optimizer]
 ) -> Progress:
     state = torch.load(file, weights_only=True)
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     return Progress(**state["progress"])
 
 
 def _save_checkpoint(
-    file: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress
+    file: Path,
+    model: PreTrainedModel,
+    optimizers: Sequence[torch.optim.Optimizer],
+    progress: Progress,
 ) -> None:
     state = {
         "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "progress": asdict(progress),
     }
     part = file.with_suffix(".part")

@@ -19,40 +19,43 @@ class PretrainSettings:
 
     family: ModelType
     seed: int = 0
-    letter_steps: int = 400
+    letter_steps: int = 300
     """First, what the letters of options mean."""
-    neighbour_steps: int = 3500
+    neighbour_steps: int = 1600
     """Until this step, questions about the order of stories in words, neighbours above all. The
-    stories grow from two events to twelve, by one whenever the model has mastered the longest."""
+    stories grow from three events to twelve, by one whenever the model has mastered the longest."""
     mastery: float = 0.9
     """Share of right answers about the longest stories at which they grow."""
     check_every: int = 50
     """Steps from one check of that share to the next."""
-    language_steps: int = 4500
+    language_steps: int = 1900
     """Until this step, all questions about stories in words alike."""
     vision_steps: int = 400
     """Then the vision tower learns to name colour, shape and deed of single shots."""
     vision_batch: int = 128
     """Shots per step of the vision tower."""
-    single_shot_steps: int = 400
+    single_shot_steps: int = 200
     """Then the whole model captions single shots: with captions of whole videos from the start, it
     stays at chance."""
-    steps: int = 11000
+    steps: int = 4200
     """In all, without those of the vision tower. The rest is the mix of everything."""
     batch: int = 8
     """Examples per step."""
-    exchanges: int = 4
+    exchanges: int = 8
     """Questions and requests about the story of an example."""
-    row_tokens: int = 4096
+    row_tokens: int = 8192
     """Most tokens of the rows that a step's examples are packed into."""
     lr: float = 1e-3
+    """AdamW's, of embeddings, norms and biases."""
+    muon_lr: float = 0.01
+    """Muon's, of all matrices."""
     warmup_steps: int = 100
     decay_share: float = 0.33
     """Share of the steps, the last, over which the learning rate falls."""
-    weight_decay: float = 0.05
+    weight_decay: float = 0.01
     shuffled_share: float = 0.8
     """Share of the descriptions of whole videos whose events are in random order."""
-    save_every: int = 200
+    save_every: int = 50
     """Steps from one checkpoint to the next."""
 
 

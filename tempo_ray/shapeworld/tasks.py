@@ -103,7 +103,7 @@ class Practice:
             raise ValueError("a story has three events or more")
 
 
-LETTERS = Practice({"letters": 0.6, "words": 0.4}, NEIGHBOURS, 3)
+LETTERS = Practice({"letters": 1.0}, NEIGHBOURS, 3)
 SINGLE_SHOTS = Practice({"first_clip": 0.8, "words": 0.2}, EVERYTHING, 12)
 
 
