@@ -21,12 +21,12 @@ class PretrainSettings:
     seed: int = 0
     letter_steps: int = 300
     """First, what the letters of options mean."""
-    neighbour_steps: int = 1600
+    neighbour_steps: int = 1700
     """Until this step, questions about the order of stories in words, neighbours above all. The
     stories grow from three events to twelve, by one whenever the model has mastered the longest."""
-    mastery: float = 0.9
+    mastery: float = 0.85
     """Share of right answers about the longest stories at which they grow."""
-    check_every: int = 50
+    check_every: int = 25
     """Steps from one check of that share to the next."""
     language_steps: int = 1900
     """Until this step, all questions about stories in words alike."""
@@ -34,10 +34,10 @@ class PretrainSettings:
     """Then the vision tower learns to name colour, shape and deed of single shots."""
     vision_batch: int = 128
     """Shots per step of the vision tower."""
-    single_shot_steps: int = 200
+    single_shot_steps: int = 150
     """Then the whole model captions single shots: with captions of whole videos from the start, it
     stays at chance."""
-    steps: int = 4200
+    steps: int = 3150
     """In all, without those of the vision tower. The rest is the mix of everything."""
     batch: int = 8
     """Examples per step."""
@@ -47,7 +47,7 @@ class PretrainSettings:
     """Most tokens of the rows that a step's examples are packed into."""
     lr: float = 1e-3
     """AdamW's, of embeddings, norms and biases."""
-    muon_lr: float = 0.01
+    muon_lr: float = 0.005
     """Muon's, of all matrices."""
     warmup_steps: int = 100
     decay_share: float = 0.33
