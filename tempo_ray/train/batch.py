@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,7 +40,10 @@ class PackedRow:
 
     def to(self, device: torch.device) -> "PackedRow":
         return PackedRow(
-            inputs={name: value.to(device) for name, value in self.inputs.items()},
+            inputs={
+                name: None if value is None else value.to(device)
+                for name, value in self.inputs.items()
+            },
             source=self.source.to(device),
             target=self.target.to(device),
             answer=self.answer.to(device),
@@ -55,11 +58,12 @@ class PackedRow:
         return replace(self, inputs=self.inputs | {"layout": self.layout.for_flex()})
 
 
-def split_into_rows(
-    examples: Sequence[ExampleTokens], max_tokens: int
-) -> list[list[ExampleTokens]]:
+Tokens = TypeVar("Tokens", bound=ExampleTokens)
+
+
+def split_into_rows(examples: Sequence[Tokens], max_tokens: int) -> list[list[Tokens]]:
     """Rows of at most `max_tokens`: longest example first, each into the first row with room."""
-    rows: list[list[ExampleTokens]] = []
+    rows: list[list[Tokens]] = []
     for example in sorted(examples, key=len, reverse=True):
         fitting = (row for row in rows if sum(map(len, row)) + len(example) <= max_tokens)
         row = next(fitting, None)
@@ -96,8 +100,8 @@ def pack(examples: Sequence[ExampleTokens], weight: float = 1.0) -> PackedRow:
         inputs={
             "input_ids": torch.from_numpy(ids)[None],
             "position_ids": torch.from_numpy(positions)[:, None],
-            "pixel_values_videos": torch.cat([example.pixels for example in examples]),
-            "video_grid_thw": torch.cat([example.grid for example in examples]),
+            "pixel_values_videos": _joined([example.pixels for example in examples]),
+            "video_grid_thw": _joined([example.grid for example in examples]),
             "layout": make_layout([torch.from_numpy(example.segments) for example in examples]),
         },
         source=torch.from_numpy(np.concatenate(source)),
@@ -108,3 +112,9 @@ def pack(examples: Sequence[ExampleTokens], weight: float = 1.0) -> PackedRow:
         lengths=torch.from_numpy(np.bincount(answer_of_token, minlength=answers)),
         weight=weight,
     )
+
+
+def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """None if there are none: no example of the row has a video."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(present) if present else None
