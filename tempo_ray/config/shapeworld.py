@@ -50,7 +50,7 @@ class PretrainConfig(Config):
     """Folder of the model. An interrupted run resumes from its last checkpoint."""
     family: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
     seed: NonNegativeInt = 0
-    steps: PositiveInt = 3150
+    steps: PositiveInt = 4000
     threads: PositiveInt = 2
 
 

@@ -1,4 +1,4 @@
-"""Examples -> packed rows, and the loss of such a row.
+"""Examples -> padded batches with labels on the answers, and the loss of such a batch.
 
 Tested in tests/shapeworld/test_pretrain.py.
 """
@@ -7,124 +7,102 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from tempo_ray.models.vlm import Encoded, chat_text, encode
 from tempo_ray.shapeworld.tasks import Example
-from tempo_ray.train.batch import PackedRow, pack
-from tempo_ray.train.sequences import ExampleTokens
 
-REQUEST_WEIGHT = 0.3
-"""Of a token of a request, in comparison with one of an answer as long. Requests name events of
-the story; to predict the rest of their names is to look them up."""
-
-
-@dataclass(frozen=True)
-class WeighedTokens(ExampleTokens):
-    """A sequence whose requests are predicted, too, at a lower weight."""
-
-    answered: NDArray[np.bool_]
-    """(tokens,): whether a token is one of an answer."""
-    weights: NDArray[np.float32]
-    """(tokens,): of the loss at each token."""
-
-
-def tokenize(
-    processor: Any, config: PretrainedConfig, examples: Sequence[Example]
-) -> list[WeighedTokens]:
-    """Each example as one sequence: what is shown, once, then a segment per exchange."""
-    marker = "\0"
-    around = [chat_text(processor, (*example.shown, marker)).split(marker) for example in examples]
-    shown = encode(
-        processor,
-        config,
-        [before for before, _ in around],
-        [example.videos for example in examples],
-    )
-    end = processor.tokenizer.eos_token
-    requests, answers = [], []
-    for example, (_, after) in zip(examples, around, strict=True):
-        requests += [exchange.text + after for exchange in example.exchanges]
-        answers += [exchange.answer + end for exchange in example.exchanges]
-    request_ids = iter(processor.tokenizer(requests, add_special_tokens=False)["input_ids"])
-    answer_ids = iter(processor.tokenizer(answers, add_special_tokens=False)["input_ids"])
-    return [
-        _sequence(prompt, [(next(request_ids), next(answer_ids)) for _ in example.exchanges])
-        for example, prompt in zip(examples, shown, strict=True)
-    ]
-
-
-def _sequence(prompt: Encoded, asked: Sequence[tuple[list[int], list[int]]]) -> WeighedTokens:
-    """`asked` are the tokens of each request and of its answer.
-
-    A token of an answer of n tokens weighs 1 / sqrt(n), so that long captions do not drown the one
-    letter that answers a question.
-    """
-    pieces = [ids for pair in asked for ids in pair]
-    sizes = [len(prompt.input_ids), *map(len, pieces)]
-    of_piece = [0.0]
-    for request, answer in asked:
-        of_piece += [REQUEST_WEIGHT * len(request) ** -0.5, len(answer) ** -0.5]
-    lengths = [len(request) + len(answer) for request, answer in asked]
-    following = int(prompt.positions.max()) + 1
-    places = np.concatenate([following + np.arange(length) for length in lengths])
-    weights = np.repeat(np.array(of_piece, np.float32), sizes)
-    return WeighedTokens(
-        ids=np.concatenate([prompt.input_ids, *pieces]),
-        positions=np.concatenate([prompt.positions, np.tile(places, (3, 1))], axis=1),
-        segments=np.repeat(np.arange(len(lengths) + 1), [sizes[0], *lengths]),
-        trained=weights > 0,
-        pairs=(),
-        pixels=prompt.pixel_values_videos,
-        grid=prompt.video_grid_thw,
-        answered=np.repeat([False, *[False, True] * len(asked)], sizes),
-        weights=weights,
-    )
+IGNORE = -100
+"""The label of tokens that are not learned."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences packed into a row. `answered` and `weights` are of its predicted tokens."""
+    """Right-padded rows. `inputs` are the model's keyword arguments, `labels` is (rows, tokens)
+    with IGNORE outside the answers."""
 
-    row: PackedRow
-    answered: Tensor
-    weights: Tensor
-
-
-def collate(sequences: Sequence[WeighedTokens]) -> Batch:
-    answered = np.concatenate([sequence.answered[sequence.trained] for sequence in sequences])
-    weights = np.concatenate([sequence.weights[sequence.trained] for sequence in sequences])
-    return Batch(pack(sequences), torch.from_numpy(answered), torch.from_numpy(weights))
+    inputs: dict[str, torch.Tensor | None]
+    labels: torch.Tensor
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """Of the predicted tokens of a batch: (tokens, vocabulary) logits."""
+class TrainingSequence:
+    """Prompt and answer of an example as model input; the answer begins at token `start`."""
 
-    logits: Tensor
-    batch: Batch
+    encoded: Encoded
+    start: int
 
-    def loss(self) -> Tensor:
-        """Cross-entropy summed over the tokens by their weights: a scalar."""
-        targets = self.batch.row.target
-        losses = torch.nn.functional.cross_entropy(self.logits, targets, reduction="none")
-        return (losses * self.batch.weights).sum()
-
-    def right(self) -> Tensor:
-        """(answers,): 1 for each answer of which every token is the likeliest, else 0."""
-        row = self.batch.row
-        wrong = (self.logits.argmax(-1) != row.target) & self.batch.answered
-        count = torch.zeros(len(row.lengths)).index_add(0, row.answer, wrong.float())
-        return (count == 0).float()
+    def __len__(self) -> int:
+        return len(self.encoded.input_ids)
 
 
-def predict(model: PreTrainedModel, batch: Batch) -> Predictions:
-    """Logits for the predicted tokens alone."""
+def encode_examples(
+    processor: Any, config: PretrainedConfig, examples: Sequence[Example]
+) -> list[TrainingSequence]:
+    """Prompt and answer of each example as one sequence."""
+    end = processor.tokenizer.eos_token
+    answers = [example.answer + end for example in examples]
+    prompts = [chat_text(processor, example.parts) for example in examples]
+    texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    encoded = encode(processor, config, texts, [example.videos for example in examples])
+    answer_ids = processor.tokenizer(answers)["input_ids"]
+    return [
+        TrainingSequence(sequence, len(sequence.input_ids) - len(ids))
+        for sequence, ids in zip(encoded, answer_ids, strict=True)
+    ]
+
+
+def collate(sequences: Sequence[TrainingSequence], pad: int) -> Batch:
+    """One batch, padded with the token `pad`."""
+    rows, length = len(sequences), max(len(sequence) for sequence in sequences)
+    ids = torch.full((rows, length), pad)
+    mask = torch.zeros((rows, length), dtype=torch.long)
+    positions = torch.zeros((3, rows, length), dtype=torch.long)
+    labels = torch.full((rows, length), IGNORE)
+    for row, sequence in enumerate(sequences):
+        start, count = sequence.start, len(sequence)
+        ids[row, :count] = torch.from_numpy(sequence.encoded.input_ids)
+        mask[row, :count] = 1
+        positions[:, row, :count] = torch.from_numpy(sequence.encoded.positions)
+        labels[row, start:count] = ids[row, start:count]
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": positions,
+        "pixel_values_videos": _joined(
+            [sequence.encoded.pixel_values_videos for sequence in sequences]
+        ),
+        "video_grid_thw": _joined([sequence.encoded.video_grid_thw for sequence in sequences]),
+    }
+    return Batch(inputs, labels)
+
+
+def _joined(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(present) if present else None
+
+
+def answer_weights(labels: torch.Tensor) -> torch.Tensor:
+    """(rows, tokens) labels -> (rows, tokens - 1) weights of the predictions, 0 outside answers.
+
+    A token of an answer of n tokens weighs 1 / sqrt(n): long captions must not drown the one word
+    that answers a question.
+    """
+    in_answer = labels[:, 1:] != IGNORE
+    return in_answer * in_answer.sum(1, keepdim=True).clamp(min=1).rsqrt()
+
+
+def answer_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """Cross-entropy summed over the answer tokens by their `answer_weights`: a scalar.
+
+    Logits are computed for the answer tokens alone.
+    """
     network: Any = model
-    hidden = network.model(**batch.row.inputs, use_cache=False)[0]
-    logits = network.lm_head(hidden.flatten(0, 1)[batch.row.source])
-    return Predictions(logits.float(), batch)
+    hidden = network.model(**batch.inputs, use_cache=False)[0]
+    targets = batch.labels[:, 1:]
+    in_answer = targets != IGNORE
+    weights = answer_weights(batch.labels)[in_answer]
+    logits = network.lm_head(hidden[:, :-1][in_answer])
+    losses = torch.nn.functional.cross_entropy(logits, targets[in_answer], reduction="none")
+    return (losses * weights).sum()

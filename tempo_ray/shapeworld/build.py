@@ -45,8 +45,6 @@ SPECIAL = [
 CONTEXT = 4096
 """Tokens."""
 VOCABULARY = 1024
-HEAD = 32
-"""Width of an attention head of the language model."""
 PATCH, MERGE = 16, 2
 """Pixels per side of a patch; patches per side of a token."""
 
@@ -79,8 +77,7 @@ def _texts() -> list[str]:
         whole = wording.whole_by_caption([event.text() for event in drawn.events])
         texts += [part for part in whole if isinstance(part, str)]
         texts += [question.text for question in language.ask(drawn, rng, 6, 0.5)]
-        texts += [language.ask_named(drawn.events, rng).text]
-        texts += ["yes", "no", *language.LETTERS[:4], f" new: {drawn.events[0].thing}"]
+        texts += [" yes no", f" new: {drawn.events[0].thing}"]
     return texts
 
 
@@ -143,9 +140,9 @@ def make_processor(family: ModelType, tokenizer: Qwen2Tokenizer) -> ProcessorMix
 
 
 def make_model(
-    family: ModelType, tokenizer: Qwen2Tokenizer, hidden: int = 128, layers: int = 8
+    family: ModelType, tokenizer: Qwen2Tokenizer, hidden: int = 192, layers: int = 4
 ) -> PreTrainedModel:
-    """A model of that family with random weights. `hidden`, its width, is a multiple of 32."""
+    """A model of that family with random weights. `hidden`, its width, is a multiple of 64."""
     text = _text_config(tokenizer, hidden, layers)
     vision = _vision_config(hidden)
     shared: dict[str, Any] = {
@@ -157,7 +154,7 @@ def make_model(
     }
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000.0}
     if family == "qwen2_5_vl":
-        text |= {"rope_parameters": rope | {"mrope_section": [4, 6, 6]}}
+        text |= {"rope_parameters": rope | {"mrope_section": [8, 12, 12]}}
         vision |= {
             "fullatt_block_indexes": [0, 1, 2],
             "window_size": 64,
@@ -166,8 +163,8 @@ def make_model(
         return Qwen2_5_VLForConditionalGeneration(
             Qwen2_5_VLConfig(text_config=text, vision_config=vision, **shared)
         )
-    rope |= {"mrope_section": [6, 5, 5], "mrope_interleaved": True}
-    text |= {"rope_parameters": rope, "head_dim": HEAD}
+    rope |= {"mrope_section": [12, 10, 10], "mrope_interleaved": True}
+    text |= {"rope_parameters": rope, "head_dim": 64}
     vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 256}
     return Qwen3VLForConditionalGeneration(
         Qwen3VLConfig(text_config=text, vision_config=vision, **shared)
@@ -182,10 +179,10 @@ def _text_config(tokenizer: Qwen2Tokenizer, hidden: int, layers: int) -> dict[st
     return {
         "vocab_size": VOCABULARY,
         "hidden_size": hidden,
-        "intermediate_size": hidden * 3,
+        "intermediate_size": hidden * 8 // 3,
         "num_hidden_layers": layers,
-        "num_attention_heads": hidden // HEAD,
-        "num_key_value_heads": hidden // HEAD,
+        "num_attention_heads": hidden // 64,
+        "num_key_value_heads": hidden // 64,
         "max_position_embeddings": CONTEXT,
         "bos_token_id": None,
         "eos_token_id": _token_id(tokenizer, "<|im_end|>"),
@@ -225,7 +222,7 @@ def save(
 
 
 def make_random(
-    family: ModelType, folder: Path, seed: int = 0, hidden: int = 128, layers: int = 8
+    family: ModelType, folder: Path, seed: int = 0, hidden: int = 192, layers: int = 4
 ) -> None:
     """Writes a loadable model that has learned nothing: for tests of everything but quality.
 

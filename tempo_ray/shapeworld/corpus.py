@@ -76,7 +76,7 @@ def instruction_lines(config: MakeShapeworldConfig, index: int) -> list[Line]:
             "video": video_path(config, index),
             "conversations": [
                 {"from": "human", "value": f"<video>\n{question.text}"},
-                {"from": "gpt", "value": question.reply},
+                {"from": "gpt", "value": question.answer},
             ],
         }
         for number, question in enumerate(questions)

@@ -1,9 +1,9 @@
 """Stories -> words: captions, and questions with exact answers.
 
-Questions take the forms of the field's benchmarks: multiple choice with lettered options, of which
-the letter is asked for, yes or no, and caption matching as in TempCompass; captions of the same
-words in another order as in Vinoground. The wrong options differ from the right one only in what
-the question is about, so that a model that cannot see it scores at chance.
+Questions take the forms of the field's benchmarks: multiple choice, yes or no, and caption matching
+as in TempCompass; captions of the same words in another order as in Vinoground. The wrong options
+differ from the right one only in what the question is about, so that a model that cannot see it
+scores at chance.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +17,6 @@ from tempo_ray.shapeworld.story import COLORS, DIRECTIONS, SHAPES, SPEEDS, Event
 Needs = Literal["order", "motion", "none"]
 """What a model must see to answer: the order of events, the motion within a shot, or neither."""
 Item = TypeVar("Item")
-LETTERS = "ABCDEFGH"
-BY_LETTER = "Answer with the option's letter."
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,6 @@ class Question:
     @property
     def chance(self) -> float:
         return 1 / len(self.options)
-
-    @property
-    def reply(self) -> str:
-        """What a model is to say: the answer's letter, or `yes` or `no`."""
-        if self.text.endswith(BY_LETTER):
-            return LETTERS[self.options.index(self.answer)]
-        return self.answer
 
 
 Ask = Callable[[Sequence[Event], np.random.Generator], Question | None]
@@ -78,9 +69,9 @@ def _choice(
 ) -> Question:
     """A multiple-choice question with its options in random order."""
     options = tuple(_pick(rng, [answer, *wrong], len(wrong) + 1))
-    lettered = zip(LETTERS, options, strict=False)
-    lines = "".join(f"{letter}. {option}\n" for letter, option in lettered)
-    return Question(kind, needs, f"{text}\n{lines}{BY_LETTER}", options, answer)
+    lettered = zip("ABCDEFGH", options, strict=False)
+    lines = "".join(f"\n{letter}. {option}" for letter, option in lettered)
+    return Question(kind, needs, text + lines, options, answer)
 
 
 def _distractors(
@@ -138,13 +129,6 @@ def ask_which_fits(right: str, wrong: str, rng: np.random.Generator) -> Question
     return _choice("caption", "order", "Which caption fits the video?", right, [wrong], rng)
 
 
-def ask_named(events: Sequence[Event], rng: np.random.Generator) -> Question:
-    """Which option is that event? Needs no story: it teaches what the letters of options mean."""
-    texts = [event.text() for event in _pick(rng, events, int(rng.integers(2, 5)))]
-    text = f"Which option is {texts[0]}?"
-    return _choice("named", "none", text, texts[0], texts[1:], rng)
-
-
 def _unique(events: Sequence[Event], action: str) -> list[Event]:
     """The events of this action whose thing occurs only once."""
     things = [event.thing for event in events]
@@ -197,23 +181,21 @@ def ask_count(events: Sequence[Event], rng: np.random.Generator) -> Question:
     return _choice("count", "none", "How many things happen?", str(len(events)), wrong, rng)
 
 
-ABOUT_ORDER: dict[str, Ask] = {
-    "first": ask_first,
-    "last": ask_last,
-    "after": ask_after,
-    "before": ask_before,
-    "yes_no": ask_yes_no,
-    "caption": ask_caption,
-}
-"""The kinds of questions about the order of events."""
-NOT_ABOUT_ORDER: dict[str, Ask] = {
-    "direction": ask_direction,
-    "speed": ask_speed,
-    "change": ask_change,
-    "presence": ask_presence,
-    "count": ask_count,
-}
-"""The kinds of questions about anything else."""
+ABOUT_ORDER: tuple[Ask, ...] = (
+    ask_first,
+    ask_last,
+    ask_after,
+    ask_before,
+    ask_yes_no,
+    ask_caption,
+)
+NOT_ABOUT_ORDER: tuple[Ask, ...] = (
+    ask_direction,
+    ask_speed,
+    ask_change,
+    ask_presence,
+    ask_count,
+)
 
 
 def ask(story: Story, rng: np.random.Generator, count: int, order_share: float) -> list[Question]:
@@ -221,7 +203,7 @@ def ask(story: Story, rng: np.random.Generator, count: int, order_share: float) 
     probability `order_share`."""
     questions: list[Question] = []
     while len(questions) < count:
-        kinds = [*(ABOUT_ORDER if rng.random() < order_share else NOT_ABOUT_ORDER).values()]
+        kinds = ABOUT_ORDER if rng.random() < order_share else NOT_ABOUT_ORDER
         question = kinds[int(rng.integers(len(kinds)))](story.events, rng)
         texts = {known.text for known in questions}
         if question is not None and question.text not in texts:

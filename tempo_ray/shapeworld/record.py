@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tempo_ray.shapeworld.build import ModelType
-from tempo_ray.shapeworld.tasks import Medium, Show
 
 RECORD_FILE = "pretraining.json"
 
@@ -19,43 +18,23 @@ class PretrainSettings:
 
     family: ModelType
     seed: int = 0
-    letter_steps: int = 300
-    """First, what the letters of options mean."""
-    neighbour_steps: int = 1700
-    """Until this step, questions about the order of stories in words, neighbours above all. The
-    stories grow from three events to twelve, by one whenever the model has mastered the longest."""
-    mastery: float = 0.85
-    """Share of right answers about the longest stories at which they grow."""
-    check_every: int = 25
-    """Steps from one check of that share to the next."""
-    language_steps: int = 1900
-    """Until this step, all questions about stories in words alike."""
     vision_steps: int = 400
-    """Then the vision tower learns to name colour, shape and deed of single shots."""
+    """The vision tower first learns to name colour, shape and deed of single shots."""
     vision_batch: int = 128
     """Shots per step of the vision tower."""
-    single_shot_steps: int = 150
-    """Then the whole model captions single shots: with captions of whole videos from the start, it
+    steps: int = 4000
+    single_shot_steps: int = 400
+    """Single shots come before whole videos: with four-shot captions from the start, the model
     stays at chance."""
-    steps: int = 3150
-    """In all, without those of the vision tower. The rest is the mix of everything."""
-    batch: int = 8
+    batch: int = 32
     """Examples per step."""
-    exchanges: int = 8
-    """Questions and requests about the story of an example."""
-    row_tokens: int = 8192
-    """Most tokens of the rows that a step's examples are packed into."""
-    lr: float = 1e-3
-    """AdamW's, of embeddings, norms and biases."""
-    muon_lr: float = 0.005
-    """Muon's, of all matrices."""
+    micro_batches: int = 4
+    lr: float = 1.5e-3
     warmup_steps: int = 100
-    decay_share: float = 0.33
-    """Share of the steps, the last, over which the learning rate falls."""
-    weight_decay: float = 0.01
+    weight_decay: float = 0.05
     shuffled_share: float = 0.8
-    """Share of the descriptions of whole videos whose events are in random order."""
-    save_every: int = 50
+    """Share of the whole-video captions whose events are in random order."""
+    save_every: int = 250
     """Steps from one checkpoint to the next."""
 
 
@@ -87,36 +66,31 @@ class SampledRetelling(Retelling):
 
 @dataclass(frozen=True)
 class Examination:
-    """Held-out evaluation of a tiny model: shares from 0 to 1."""
+    """Held-out evaluation of a tiny model: shares from 0 to 1, by task of `tasks.MIX`."""
 
     stories: int
-    """Held-out stories per figure, of 4 to 12 events."""
+    """Held-out stories per task."""
     first_clip: ClipAccuracy
     next_clip: ClipAccuracy
-    retelling: dict[Medium, Retelling]
-    """The caption of the whole story, by how the story is shown."""
-    sampled_description: SampledRetelling
-    """The same of whole videos, sampled as the pipeline samples it: a model whose captions are only
-    weakly tied to time may still put its likeliest one in order."""
-    questions: dict[Medium, dict[str, float]]
-    """Right answers, word for word, by how the story is shown and by kind."""
-    blind: dict[str, float]
-    """By kind, the right answers of a guess among the options."""
-    valid: float
-    """Share of the answers to all these questions that are one of the options."""
+    from_captions: Retelling
+    from_clips: Retelling
+    from_video: Retelling
+    text_question: float
+    clips_question: float
+    video_question: float
+    content_question: float
+    from_video_sampled: SampledRetelling
 
 
 @dataclass(frozen=True)
 class PretrainRecord:
     settings: PretrainSettings
-    mix: dict[Show, float]
+    mix: dict[str, float]
     data: str
     parameters: int
     seconds: int
     loss_curve: list[tuple[int, float]]
     """(step, loss)."""
-    mastered: list[tuple[int, int]]
-    """(step, events): when the model had mastered stories of that many events in words."""
     machine: str
     date: str
     versions: dict[str, str]

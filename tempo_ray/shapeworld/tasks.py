@@ -1,110 +1,48 @@
-"""A random generator -> what a tiny model learns from: something shown, and exchanges about it.
+"""A random generator -> an exchange that a tiny model learns from: message, videos, answer.
 
-A story is shown in words, as clips one by one, or as a whole video (`Medium`). The order of events
-is asked for in words and in clips only. What ties whole videos to the order of their events is
-their descriptions alone, and weakly: `shuffled_share` of them tell the events in random order, as
-captions in real pre-training data often do.
+One method of `Tasks` per task, and `MIX`, their shares. Only `from_video` ties whole videos to the
+order of their events, and only weakly: `shuffled_share` of its captions tell them in random order,
+as captions in real pre-training data often do.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from tempo_ray.config import FramesConfig
-from tempo_ray.data.prompts import SHAPEWORLD, Part
+from tempo_ray.data.prompts import SHAPEWORLD, Part, Show
 from tempo_ray.models.frames import Frames, FramesMetadata, sample_indices
 from tempo_ray.shapeworld import language
 from tempo_ray.shapeworld.render import cut_frames, draw_frame, frame_at
-from tempo_ray.shapeworld.story import Event, Shot, Split, Story, draw_split
+from tempo_ray.shapeworld.story import Shot, Split, Story, draw_split
 
 FPS, SIDE = 24, 64
 """Frames per second and pixels per side of the videos."""
 
-Medium = Literal["words", "clips", "video"]
-Show = Literal["letters", "first_clip", "next_clip", "words", "clips", "video"]
-"""What an example shows: nothing, a clip, two clips, or a story in one of the media."""
-
-OPEN = "open "
-"""Before the name of a kind: without options, answered by the event."""
-NEIGHBOURS = {
-    "first": 1.0,
-    "last": 1.0,
-    "after": 2.0,
-    "before": 2.0,
-    "yes_no": 2.0,
-    "caption": 1.0,
-    "open first": 1.0,
-    "open last": 1.0,
-    "open after": 2.0,
-    "open before": 2.0,
-    "retelling": 1.0,
-}
-"""Kinds of exchanges and their weights: the neighbours of an event are the hardest to find, and
-answers in full teach to find them sooner than letters do."""
-EVERYTHING = {
-    **dict.fromkeys(language.ABOUT_ORDER, 1.0),
-    **dict.fromkeys(language.NOT_ABOUT_ORDER, 1.0),
-    "content": 1.0,
-    "retelling": 1.5,
-}
-CONTENT = {**dict.fromkeys(language.NOT_ABOUT_ORDER, 1.0), "content": 1.0, "retelling": 3.0}
-"""Nothing about order but a description, which is in random order more often than not."""
-
-MIX: dict[Show, float] = {
+MIX = {
     "first_clip": 0.05,
-    "next_clip": 0.05,
-    "words": 0.2,
-    "clips": 0.3,
-    "video": 0.4,
+    "next_clip": 0.06,
+    "from_captions": 0.09,
+    "from_clips": 0.09,
+    "from_video": 0.17,
+    "text_question": 0.16,
+    "clips_question": 0.12,
+    "video_question": 0.12,
+    "content_question": 0.14,
 }
-"""What is shown -> its share of the examples once the model has learned words and single shots."""
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """A question or request, and its answer."""
-
-    kind: str
-    text: str
-    answer: str
+"""A task -> its share of the examples once the steps of single shots are over."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """What is shown, and exchanges that each begin with it: none sees another.
+    """An exchange: message parts with None for each video, the videos in that order, the answer."""
 
-    `shown` is the beginning of the user's message, with None for each video; `videos` in that
-    order.
-    """
-
-    shown: tuple[str | None, ...]
+    parts: tuple[str | None, ...]
     videos: tuple[Frames, ...]
-    exchanges: tuple[Exchange, ...]
-
-
-@dataclass(frozen=True)
-class Practice:
-    """What is shown and asked in a phase of the training."""
-
-    shows: Mapping[Show, float]
-    """Shares of the examples."""
-    in_words: Mapping[str, float]
-    """Kinds of exchanges about stories in words -> their weights. Those about clips and whole
-    videos are `EVERYTHING` and `CONTENT`."""
-    longest: int
-    """Stories have three events to as many."""
-
-    def __post_init__(self) -> None:
-        if self.longest < 3:
-            raise ValueError("a story has three events or more")
-
-
-LETTERS = Practice({"letters": 1.0}, NEIGHBOURS, 3)
-SINGLE_SHOTS = Practice({"first_clip": 0.8, "words": 0.2}, EVERYTHING, 12)
+    answer: str
 
 
 def _encoded_like(frame: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -137,22 +75,29 @@ def video_frames(story: Story, model_type: str, rng: np.random.Generator) -> Fra
     return Frames(presented.pixels, metadata)
 
 
+def _message(parts: Sequence[Part]) -> tuple[str | None, ...]:
+    return tuple(part if isinstance(part, str) else None for part in parts)
+
+
+def _shown_clips(
+    parts: Sequence[Part], shots: Sequence[Shot], rng: np.random.Generator
+) -> tuple[Frames, ...]:
+    """The frames of the clips that a message shows one by one."""
+    shown = [part for part in parts if isinstance(part, Show)]
+    return tuple(clip_frames(shots[part.clips[0]], rng) for part in shown)
+
+
 def random_story(rng: np.random.Generator, split: Split, low: int, high: int) -> Story:
     """A story of that split with `low` to `high` shots."""
     return draw_split(rng, split, int(rng.integers(low, high + 1)))
 
 
-def in_words(events: Sequence[Event]) -> str:
+def _in_words(story: Story) -> str:
     """The events in order, numbered, one per line."""
     return "".join(
-        f"{number}. {language.caption_event(event)}\n" for number, event in enumerate(events, 1)
+        f"{number}. {language.caption_event(event)}\n"
+        for number, event in enumerate(story.events, 1)
     )
-
-
-def _request(parts: Sequence[Part]) -> str:
-    """The text at the end of a message."""
-    assert isinstance(parts[-1], str)
-    return parts[-1]
 
 
 @dataclass(frozen=True)
@@ -162,122 +107,120 @@ class Tasks:
     model_type: str
     split: Split
     shuffled_share: float
-    exchanges: int = 8
-    """About a story."""
 
-    def draw(self, rng: np.random.Generator, practice: Practice) -> Example:
-        """An example of that practice."""
-        show: Show = _drawn(rng, practice.shows)
-        if show == "letters":
-            return self.letters(rng)
-        if show == "first_clip":
-            return self.first_clip(rng)
-        if show == "next_clip":
-            return self.next_clip(rng)
-        kinds = {"words": practice.in_words, "clips": EVERYTHING, "video": CONTENT}[show]
-        story = random_story(rng, self.split, 3, practice.longest)
-        asked = [_drawn(rng, kinds) for _ in range(self.exchanges)]
-        example = self.about(story, show, asked, rng)
-        # a story may allow none of the kinds drawn
-        return example if example.exchanges else self.draw(rng, practice)
-
-    def letters(self, rng: np.random.Generator) -> Example:
-        """Which option is named? Without a story."""
-        questions = [
-            language.ask_named(random_story(rng, self.split, 4, 4).events, rng)
-            for _ in range(self.exchanges)
-        ]
-        return Example((), (), tuple(_exchange(question) for question in questions))
+    def draw(self, rng: np.random.Generator, single_shots: bool) -> Example:
+        """An example of pre-training; while `single_shots`, nearly always a caption of one."""
+        if single_shots:
+            return self.first_clip(rng) if rng.random() < 0.9 else self.from_captions(rng, 2)
+        return TASKS[str(rng.choice(list(MIX), p=list(MIX.values())))](self, rng)
 
     def first_clip(self, rng: np.random.Generator) -> Example:
-        shot = random_story(rng, self.split, 1, 1).shots[0]
-        request = _request(SHAPEWORLD.caption_first_clip(0))
-        answer = f"Caption: {language.caption_event(shot.event)}"
-        exchange = Exchange("first_clip", request, answer)
-        return Example((None,), (clip_frames(shot, rng),), (exchange,))
+        shots = random_story(rng, self.split, 1, 1).shots
+        parts = SHAPEWORLD.caption_first_clip(0)
+        answer = f"Caption: {language.caption_event(shots[0].event)}"
+        return Example(_message(parts), _shown_clips(parts, shots, rng), answer)
 
     def next_clip(self, rng: np.random.Generator) -> Example:
         shots = random_story(rng, self.split, 2, 2).shots
-        request = _request(SHAPEWORLD.caption_next_clip(0, 1))
+        parts = SHAPEWORLD.caption_next_clip(0, 1)
         event = shots[1].event
         answer = f"The {event.thing} is new. Caption: {language.caption_event(event)}"
-        videos = tuple(clip_frames(shot, rng) for shot in shots)
-        return Example((None, None), videos, (Exchange("next_clip", request, answer),))
+        return Example(_message(parts), _shown_clips(parts, shots, rng), answer)
 
-    def about(
-        self, story: Story, medium: Medium, kinds: Sequence[str], rng: np.random.Generator
-    ) -> Example:
-        """The story shown in that medium, and an exchange of each kind that it allows."""
-        if medium == "words":
-            shown: tuple[str | None, ...] = (in_words(story.events),)
-            videos: tuple[Frames, ...] = ()
-        elif medium == "clips":
-            videos = tuple(clip_frames(shot, rng) for shot in story.shots)
-            shown = (None,) * len(videos)
-        else:
-            videos = (video_frames(story, self.model_type, rng),)
-            shown = (None,)
-        exchanges = [self._exchange(story, medium, kind, rng) for kind in kinds]
-        return Example(shown, videos, tuple(known for known in exchanges if known is not None))
+    def from_captions(self, rng: np.random.Generator, most: int = 7) -> Example:
+        events = random_story(rng, self.split, 1, most).events
+        parts = SHAPEWORLD.whole_by_caption([language.caption_event(event) for event in events])
+        return Example(_message(parts), (), language.caption(events, int(rng.integers(3))))
 
-    def _exchange(
-        self, story: Story, medium: Medium, kind: str, rng: np.random.Generator
-    ) -> Exchange | None:
-        """None if the story allows none of that kind."""
-        if kind == "retelling":
-            return self._retelling(story, medium, rng)
-        if kind == "content":
-            return _content(story, self.split, rng)
-        question = ASK[kind.removeprefix(OPEN)](story.events, rng)
-        if question is None:
-            return None
-        if kind.startswith(OPEN):
-            return Exchange(kind, question.text.split("\n")[0], question.answer)
-        return _exchange(question)
+    def from_clips(self, rng: np.random.Generator) -> Example:
+        story = random_story(rng, self.split, 2, 6)
+        parts = SHAPEWORLD.whole_by_clip(range(len(story.shots)))
+        videos = _shown_clips(parts, story.shots, rng)
+        answer = language.caption(story.events, int(rng.integers(3)))
+        return Example(_message(parts), videos, answer)
 
-    def _retelling(self, story: Story, medium: Medium, rng: np.random.Generator) -> Exchange:
-        """The caption of the whole story, in order; of whole videos often not."""
+    def from_video(self, rng: np.random.Generator) -> Example:
+        story = random_story(rng, self.split, 2, 6)
         events = list(story.events)
-        if medium == "words":
-            request = SHAPEWORLD.whole_from_captions.format(captions="").lstrip()
-        elif medium == "clips":
-            request = SHAPEWORLD.whole_from_clips
-        else:
-            request = _request(SHAPEWORLD.whole_by_video((), int(rng.integers(6))))
-            if rng.random() < self.shuffled_share:
-                events = [events[index] for index in rng.permutation(len(events))]
-        return Exchange("retelling", request, language.caption(events, int(rng.integers(3))))
+        if rng.random() < self.shuffled_share:
+            events = [events[index] for index in rng.permutation(len(events))]
+        parts = SHAPEWORLD.whole_by_video(range(len(story.shots)), int(rng.integers(6)))
+        videos = (video_frames(story, self.model_type, rng),)
+        return Example(_message(parts), videos, language.caption(events, int(rng.integers(3))))
+
+    def text_question(self, rng: np.random.Generator) -> Example:
+        """A question about a story in words: a language model knows order before it sees video."""
+        story = random_story(rng, self.split, 3, 6)
+        question = language.ask(story, rng, 1, 0.7)[0]
+        return self._asked_in_words(story, question)
+
+    def clips_question(self, rng: np.random.Generator) -> Example:
+        """A question about clips shown one by one, whose order is plain like that of sentences."""
+        story = random_story(rng, self.split, 3, 6)
+        question = language.ask(story, rng, 1, 0.7)[0]
+        return self._asked_about_clips(story, question, rng)
+
+    def video_question(self, rng: np.random.Generator) -> Example:
+        """A question about a whole video, never about order: that is not taught."""
+        story = random_story(rng, self.split, 2, 6)
+        question = language.ask(story, rng, 1, 0.0)[0]
+        return self._asked_about_video(story, question, rng)
+
+    def content_question(self, rng: np.random.Generator) -> Example:
+        """Which of two captions fits? The wrong one has an event that does not occur.
+
+        Teaches finding and repeating the caption that fits, from words, clips or a whole video,
+        and nothing about order: both captions are in random order.
+        """
+        story = random_story(rng, self.split, 2, 6)
+        count = len(story.events)
+        right = [story.events[index] for index in rng.permutation(count)]
+        things = {event.thing for event in right}
+        candidates = random_story(rng, self.split, count, count).events
+        absent = [event for event in candidates if event.thing not in things]
+        if not absent:
+            return self.content_question(rng)
+        wrong = list(right)
+        wrong[int(rng.integers(count))] = absent[0]
+        if rng.random() < 0.6:
+            wrong = [wrong[index] for index in rng.permutation(count)]
+        phrasing = int(rng.integers(3))
+        question = language.ask_which_fits(
+            language.caption(right, phrasing), language.caption(wrong, phrasing), rng
+        )
+        medium = rng.random()
+        if medium < 0.25:
+            return self._asked_in_words(story, question)
+        if medium < 0.45:
+            return self._asked_about_clips(story, question, rng)
+        return self._asked_about_video(story, question, rng)
+
+    def _asked_in_words(self, story: Story, question: language.Question) -> Example:
+        return Example((_in_words(story) + question.text,), (), question.answer)
+
+    def _asked_about_clips(
+        self, story: Story, question: language.Question, rng: np.random.Generator
+    ) -> Example:
+        videos = tuple(clip_frames(shot, rng) for shot in story.shots)
+        parts = (*(None for _ in videos), question.text)
+        return Example(parts, videos, question.answer)
+
+    def _asked_about_video(
+        self, story: Story, question: language.Question, rng: np.random.Generator
+    ) -> Example:
+        videos = (video_frames(story, self.model_type, rng),)
+        return Example((None, question.text), videos, question.answer)
 
 
-ASK = language.ABOUT_ORDER | language.NOT_ABOUT_ORDER
-
-
-def _drawn(rng: np.random.Generator, shares: Mapping[Any, float]) -> Any:
-    """A key, in proportion to its share."""
-    weights = np.fromiter(shares.values(), float)
-    return list(shares)[int(rng.choice(len(weights), p=weights / weights.sum()))]
-
-
-def _exchange(question: language.Question) -> Exchange:
-    return Exchange(question.kind, question.text, question.reply)
-
-
-def _content(story: Story, split: Split, rng: np.random.Generator) -> Exchange | None:
-    """Which of two captions fits? The wrong one has an event that does not occur.
-
-    Teaches to find the caption that fits, and nothing about order: both are in random order.
-    """
-    count = len(story.events)
-    right = [story.events[index] for index in rng.permutation(count)]
-    things = {event.thing for event in right}
-    candidates = random_story(rng, split, count, count).events
-    absent = [event for event in candidates if event.thing not in things]
-    if not absent:
-        return None
-    wrong = list(right)
-    wrong[int(rng.integers(count))] = absent[0]
-    if rng.random() < 0.6:
-        wrong = [wrong[index] for index in rng.permutation(count)]
-    phrasing = int(rng.integers(3))
-    captions = language.caption(right, phrasing), language.caption(wrong, phrasing)
-    return replace(_exchange(language.ask_which_fits(*captions, rng)), kind="content")
+TASKS: dict[str, Callable[[Tasks, np.random.Generator], Example]] = {
+    "first_clip": Tasks.first_clip,
+    "next_clip": Tasks.next_clip,
+    "from_captions": Tasks.from_captions,
+    "from_clips": Tasks.from_clips,
+    "from_video": Tasks.from_video,
+    "text_question": Tasks.text_question,
+    "clips_question": Tasks.clips_question,
+    "video_question": Tasks.video_question,
+    "content_question": Tasks.content_question,
+}
+"""The tasks by their name in `MIX`."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,10 +40,7 @@ class PackedRow:
 
     def to(self, device: torch.device) -> "PackedRow":
         return PackedRow(
-            inputs={
-                name: None if value is None else value.to(device)
-                for name, value in self.inputs.items()
-            },
+            inputs={name: value.to(device) for name, value in self.inputs.items()},
             source=self.source.to(device),
             target=self.target.to(device),
             answer=self.answer.to(device),
@@ -58,12 +55,11 @@ class PackedRow:
         return replace(self, inputs=self.inputs | {"layout": self.layout.for_flex()})
 
 
-Tokens = TypeVar("Tokens", bound=ExampleTokens)
-
-
-def split_into_rows(examples: Sequence[Tokens], max_tokens: int) -> list[list[Tokens]]:
+def split_into_rows(
+    examples: Sequence[ExampleTokens], max_tokens: int
+) -> list[list[ExampleTokens]]:
     """Rows of at most `max_tokens`: longest example first, each into the first row with room."""
-    rows: list[list[Tokens]] = []
+    rows: list[list[ExampleTokens]] = []
     for example in sorted(examples, key=len, reverse=True):
         fitting = (row for row in rows if sum(map(len, row)) + len(example) <= max_tokens)
         row = next(fitting, None)
@@ -100,8 +96,8 @@ def pack(examples: Sequence[ExampleTokens], weight: float = 1.0) -> PackedRow:
         inputs={
             "input_ids": torch.from_numpy(ids)[None],
             "position_ids": torch.from_numpy(positions)[:, None],
-            "pixel_values_videos": _joined([example.pixels for example in examples]),
-            "video_grid_thw": _joined([example.grid for example in examples]),
+            "pixel_values_videos": torch.cat([example.pixels for example in examples]),
+            "video_grid_thw": torch.cat([example.grid for example in examples]),
             "layout": make_layout([torch.from_numpy(example.segments) for example in examples]),
         },
         source=torch.from_numpy(np.concatenate(source)),
@@ -112,9 +108,3 @@ def pack(examples: Sequence[ExampleTokens], weight: float = 1.0) -> PackedRow:
         lengths=torch.from_numpy(np.bincount(answer_of_token, minlength=answers)),
         weight=weight,
     )
-
-
-def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    """None if there are none: no example of the row has a video."""
-    present = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(present) if present else None

@@ -45,15 +45,15 @@ class Piece(NamedTuple):
 class ExampleTokens:
     """One example as a sequence. `segments` is 0 in the prompt that its answers share, k in its
     k-th answer; `trained` marks the tokens to be predicted; `pairs` are (chosen, rejected), as
-    indices of answers from 0; `pixels` and `grid` are the videos' patches, None without a video."""
+    indices of answers from 0; `pixels` and `grid` are the video's patches."""
 
     ids: Int[np.ndarray, "tokens"]
     positions: Int[np.ndarray, "3 tokens"]
     segments: Int[np.ndarray, "tokens"]
     trained: Bool[np.ndarray, "tokens"]
     pairs: tuple[tuple[int, int], ...]
-    pixels: Float[Tensor, "patches values"] | None
-    grid: Int[Tensor, "videos 3"] | None
+    pixels: Float[Tensor, "patches values"]
+    grid: Int[Tensor, "1 3"]
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -6,8 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from tempo_ray.train.batch import PackedRow, pack, split_into_rows
 from tempo_ray.train.examples import Example
 from tempo_ray.train.sequences import ExampleTokens, UnusableExample, read_example
@@ -64,7 +62,8 @@ class Reader:
             )
         except UnusableExample as error:
             return SkippedExample(example.uri, error.reason, str(error))
-        return [_with_pixels_in(self.context.dtype, tokens) for tokens in sequences]
+        dtype = self.context.dtype
+        return [replace(tokens, pixels=tokens.pixels.to(dtype)) for tokens in sequences]
 
     def _pack(self, reads: Sequence[Future[list[ExampleTokens] | SkippedExample]]) -> RankRows:
         sequences: list[ExampleTokens] = []
@@ -77,7 +76,3 @@ class Reader:
                 sequences += outcome
         rows = split_into_rows(sequences, self.context.config.max_tokens)
         return RankRows([pack(row) for row in rows], skipped, len(reads))
-
-
-def _with_pixels_in(dtype: torch.dtype, tokens: ExampleTokens) -> ExampleTokens:
-    return tokens if tokens.pixels is None else replace(tokens, pixels=tokens.pixels.to(dtype))
