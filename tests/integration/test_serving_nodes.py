@@ -126,9 +126,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 def test_replicas_and_nodes_grow_and_shrink_with_load(served: Endpoint) -> None:
     assert (served.nodes(), served.replicas()) == (1, 1)
     served.new_load(8)
-    served.wait_for(lambda: (served.nodes(), served.replicas()) == (2, 2), 120)
+    served.wait_for(lambda: (served.nodes(), served.replicas()) == (2, 2), 240)
     served.load.of(1)
-    served.wait_for(lambda: (served.nodes(), served.replicas()) == (1, 1), 180)
+    served.wait_for(lambda: (served.nodes(), served.replicas()) == (1, 1), 240)
     assert served.load.answered > 20
     assert served.load.failed == []
 
@@ -137,17 +137,17 @@ def test_replicas_and_nodes_grow_and_shrink_with_load(served: Endpoint) -> None:
 def test_a_lost_node_costs_no_request_that_is_asked_again(served: Endpoint, warning_s: int) -> None:
     """The node of a replica is killed under load; another takes its place."""
     served.new_load(8)
-    served.wait_for(lambda: (served.nodes(), served.replicas()) == (2, 2), 120)
+    served.wait_for(lambda: (served.nodes(), served.replicas()) == (2, 2), 240)
     node = served.watched.nodes_of(REPLICA)[0]
     if warning_s:
         served.watched.cluster.warn_node(node, warning_s)
         time.sleep(warning_s)
     if node in served.watched.groups():  # a node that was warned may have gone already
         served.watched.cluster.kill_node(node)
-    served.wait_for(lambda: node not in served.watched.groups(), 60)
-    served.wait_for(lambda: served.replicas() == 2, 120)
+    served.wait_for(lambda: node not in served.watched.groups(), 120)
+    served.wait_for(lambda: served.replicas() == 2, 240)
     answered = served.load.answered
-    served.wait_for(lambda: served.load.answered > answered + 8, 60)
+    served.wait_for(lambda: served.load.answered > answered + 8, 120)
     assert served.load.lost == []
     if warning_s:
         assert served.load.failed == []
