@@ -4,18 +4,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 import pytest
 
 from cluster.local.local_cluster import LocalCluster, LocalClusterConfig, NodeGroup
-from tempo_ray import shapeworld
 from tempo_ray.processes import free_port
 from tests.integration.jobs import endpoint
 from tests.integration.watched import Watched
 
-MODEL = Path(shapeworld.__file__).parent / "models" / "qwen2_5_vl"
 NODES = {"cpu": NodeGroup(cpus=2, memory_bytes=4_000_000_000, max_nodes=3)}
 REPLICA = "InProcessServer"
 AUTOSCALE = (
@@ -109,7 +106,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     log = tmp_path_factory.mktemp("served") / "serve.log"
     words = (
         "--config=embedded",
-        f"models=[{{name: tiny, path: {MODEL}}}]",
+        "models=[{name: tiny, path: 'builtin:qwen2_5_vl'}]",
         f"port={free_port()}",
         "proxies=head",  # all nodes have the same address
         "placement.memory=3000000000",
